@@ -1,0 +1,263 @@
+"""The JSON query of SURFACE as typed values: exactly one verb, and beside it freshness, as_of, completeness, hot_path.
+
+Times are TimeNs; `from_ns` inclusive, `to_ns` exclusive; None means unbounded.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+from proxist.errors import InvalidArgument
+from proxist.model.ids import TimeNs
+from proxist.model.token import Token, parse_token
+from proxist.model.units import parse_duration_ns, parse_time_ns
+
+
+@dataclass(frozen=True, slots=True)
+class LastBy:
+    """Per key the last row, in Order, with time <= `at_ns` (None: of all)."""
+
+    table: str
+    keys: tuple[str, ...] | None = None
+    columns: tuple[str, ...] | None = None
+    at_ns: TimeNs | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class FirstBy:
+    """Per key the first row, in Order, with time >= `at_ns` (None: of all)."""
+
+    table: str
+    keys: tuple[str, ...] | None = None
+    columns: tuple[str, ...] | None = None
+    at_ns: TimeNs | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Scan:
+    """Rows with time in [from_ns, to_ns), ordered by (time, seq, offset), the first `limit` of them."""
+
+    table: str
+    keys: tuple[str, ...] | None = None
+    columns: tuple[str, ...] | None = None
+    from_ns: TimeNs | None = None
+    to_ns: TimeNs | None = None
+    limit: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Asof:
+    """For each left row the right row as of its time. `left` None: the caller's probe rows.
+
+    `direction`: backward takes the last in Order with time <= the left's (with < where `allow_exact` is false),
+    forward the first with time >=, nearest the closer, a tie going backward. `tolerance_ns` is inclusive.
+    """
+
+    left: Scan | None
+    right: str
+    columns: tuple[str, ...] | None = None
+    direction: str = "backward"
+    tolerance_ns: int | None = None
+    allow_exact: bool = True
+
+
+@dataclass(frozen=True, slots=True)
+class Sql:
+    """A SELECT in the ClickHouse dialect."""
+
+    text: str
+
+
+Verb = LastBy | FirstBy | Scan | Asof | Sql
+
+
+@dataclass(frozen=True, slots=True)
+class Freshness:
+    """`min_token`: what the answer must have seen, waiting `wait_ns` at most; then `on_stale`: "error" or "hot"."""
+
+    min_token: Token | None = None
+    wait_ns: int = 2_000_000_000
+    on_stale: str = "error"
+
+
+@dataclass(frozen=True, slots=True)
+class Query:
+    verb: Verb
+    freshness: Freshness = field(default_factory=Freshness)
+    as_of: Token | None = None
+    completeness: str = "strict"
+    hot_path: str = "auto"
+    id: Any = None
+    """The caller's name for the query in a session or for `cancel`; echoed, never interpreted."""
+
+
+def parse_query(wire: Any) -> Query:
+    """Read a query from JSON text, bytes or an object. Raises InvalidArgument that names field, value, rule, remedy."""
+    if isinstance(wire, str | bytes):
+        try:
+            wire = json.loads(wire)
+        except (json.JSONDecodeError, UnicodeDecodeError) as error:
+            raise InvalidArgument(f'The query is not JSON ({error}). Send for example {{"sql": "SELECT 1"}}.') from None
+    fields = _Fields(wire, "the query")
+    verbs = [name for name in _VERBS if name in fields.wire]
+    if len(verbs) != 1:
+        raise InvalidArgument(
+            f"The query has {' and '.join(verbs) or 'no verb'}, but exactly one verb is needed: {', '.join(_VERBS)}."
+        )
+    as_of = fields.take("as_of")
+    query = Query(
+        verb=_VERBS[verbs[0]](fields.take(verbs[0])),
+        freshness=_freshness(fields.take("freshness")),
+        as_of=None if as_of is None else parse_token(as_of),
+        completeness=fields.choice("completeness", ("strict", "best_effort")),
+        hot_path=fields.choice("hot_path", ("auto", "attach", "flight")),
+        id=fields.take("id"),
+    )
+    fields.refuse_rest()
+    return query
+
+
+class _Fields:
+    """Takes the fields of one JSON object one by one; `refuse_rest` names what was not taken."""
+
+    def __init__(self, wire: Any, subject: str) -> None:
+        if not isinstance(wire, dict):
+            raise InvalidArgument(f"{subject} is {json.dumps(wire)[:80]}, but must be a JSON object.")
+        self.wire = wire
+        self._left = dict(wire)
+        self._subject = subject
+        self._known: list[str] = []
+
+    def take(self, name: str) -> Any:
+        self._known.append(name)
+        return self._left.pop(name, None)
+
+    def refuse_rest(self) -> None:
+        if self._left:
+            raise InvalidArgument(
+                f"{self._subject} has the unknown field {next(iter(self._left))!r}. Known fields are {', '.join(self._known)}."
+            )
+
+    def _wrong(self, name: str, value: Any, rule: str) -> InvalidArgument:
+        return InvalidArgument(f"`{name}` of {self._subject} is {json.dumps(value)[:80]}, but must be {rule}.")
+
+    def name(self, name: str) -> str:
+        value = self.take(name)
+        if not isinstance(value, str) or not value:
+            raise self._wrong(name, value, "a table's name")
+        return value
+
+    def names(self, name: str) -> tuple[str, ...] | None:
+        value = self.take(name)
+        if value is None:
+            return None
+        if not isinstance(value, list) or not all(isinstance(v, str) for v in value):
+            raise self._wrong(name, value, "a list of strings")
+        return tuple(value)
+
+    def time(self, name: str) -> TimeNs | None:
+        value = self.take(name)
+        return None if value is None else parse_time_ns(value, f"`{name}` of {self._subject}")
+
+    def choice(self, name: str, choices: tuple[str, ...]) -> str:
+        value = self.take(name)
+        if value is None:
+            return choices[0]
+        if value not in choices:
+            raise self._wrong(name, value, f"one of {', '.join(choices)}")
+        return str(value)
+
+    def boolean(self, name: str, default: bool) -> bool:
+        value = self.take(name)
+        if value is None:
+            return default
+        if not isinstance(value, bool):
+            raise self._wrong(name, value, "true or false")
+        return value
+
+    def count(self, name: str) -> int | None:
+        value = self.take(name)
+        if value is None:
+            return None
+        if not isinstance(value, int) or isinstance(value, bool) or value < 0:
+            raise self._wrong(name, value, "an integer of at least 0")
+        return value
+
+
+def _last_by(wire: Any) -> LastBy:
+    fields = _Fields(wire, "last_by")
+    verb = LastBy(fields.name("table"), fields.names("keys"), fields.names("columns"), fields.time("at"))
+    fields.refuse_rest()
+    return verb
+
+
+def _first_by(wire: Any) -> FirstBy:
+    fields = _Fields(wire, "first_by")
+    verb = FirstBy(fields.name("table"), fields.names("keys"), fields.names("columns"), fields.time("at"))
+    fields.refuse_rest()
+    return verb
+
+
+def _scan(wire: Any, subject: str = "scan") -> Scan:
+    fields = _Fields(wire, subject)
+    verb = Scan(
+        table=fields.name("table"),
+        keys=fields.names("keys"),
+        columns=fields.names("columns"),
+        from_ns=fields.time("from"),
+        to_ns=fields.time("to"),
+        limit=fields.count("limit"),
+    )
+    fields.refuse_rest()
+    return verb
+
+
+def _asof(wire: Any) -> Asof:
+    fields = _Fields(wire, "asof")
+    left = fields.take("left")
+    probe = isinstance(left, dict) and left.get("probe") is True
+    right = _Fields(fields.take("right"), "`right` of asof")
+    tolerance = fields.take("tolerance")
+    verb = Asof(
+        left=None if probe else _scan(left, "`left` of asof"),
+        right=right.name("table"),
+        columns=right.names("columns"),
+        direction=fields.choice("direction", ("backward", "forward", "nearest")),
+        tolerance_ns=None if tolerance is None else parse_duration_ns(tolerance, "`tolerance` of asof"),
+        allow_exact=fields.boolean("allow_exact", True),
+    )
+    right.refuse_rest()
+    fields.refuse_rest()
+    return verb
+
+
+def _sql(wire: Any) -> Sql:
+    if not isinstance(wire, str) or not wire.strip():
+        raise InvalidArgument(f"`sql` is {json.dumps(wire)[:80]}, but must be the text of a SELECT.")
+    return Sql(wire)
+
+
+def _freshness(wire: Any) -> Freshness:
+    if wire is None:
+        return Freshness()
+    fields = _Fields(wire, "`freshness`")
+    token, wait_ms = fields.take("min_token"), fields.count("wait_ms")
+    freshness = Freshness(
+        min_token=None if token is None else parse_token(token),
+        wait_ns=Freshness().wait_ns if wait_ms is None else wait_ms * 1_000_000,
+        on_stale=fields.choice("on_stale", ("error", "hot")),
+    )
+    fields.refuse_rest()
+    return freshness
+
+
+_VERBS: dict[str, Callable[[Any], Verb]] = {
+    "sql": _sql,
+    "last_by": _last_by,
+    "first_by": _first_by,
+    "asof": _asof,
+    "scan": _scan,
+}
