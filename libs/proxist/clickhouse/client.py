@@ -1,0 +1,280 @@
+"""The one way to a ClickHouse server: clickhouse-connect over HTTP, with what Proxist must be sure of spelled out."""
+
+from __future__ import annotations
+
+import threading
+import uuid
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+from urllib.parse import unquote, urlsplit
+
+import clickhouse_connect
+import pyarrow as pa
+from clickhouse_connect.driver.exceptions import ClickHouseError
+from clickhouse_connect.driver.external import ExternalData
+from clickhouse_connect.driver.httpclient import HttpClient
+from clickhouse_connect.driver.httputil import get_pool_manager
+from urllib3.exceptions import HTTPError
+
+from proxist.clickhouse import ddl
+from proxist.clickhouse.failures import from_clickhouse
+from proxist.clickhouse.types import arrow_type_text, stored_schema, to_stored
+from proxist.errors import ConfigError, ProxistError, Unavailable
+from proxist.model.ids import Offset, ShardId
+from proxist.model.table import Table
+
+INSERT_ROWS_MAX = 1_000_000
+"""Rows of one insert: more would be cut into several blocks, and one insert must be one block (atomic, one token)."""
+POOL_CONNECTIONS_MAX = 32
+
+_INSERT_SETTINGS: dict[str, Any] = {
+    "async_insert": 0,
+    "insert_deduplicate": 1,
+    "max_insert_threads": 1,
+    "max_insert_block_size": 2 * INSERT_ROWS_MAX,
+    "min_insert_block_size_rows": 2 * INSERT_ROWS_MAX,
+    "min_insert_block_size_bytes": 0,
+    "max_partitions_per_insert_block": 1,
+    "throw_on_max_partitions_per_insert_block": 1,
+    # A column that is missing or of another type is an error, never a default.
+    "input_format_arrow_allow_missing_columns": 0,
+    "input_format_null_as_default": 0,
+    "input_format_defaults_for_omitted_fields": 0,
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Endpoint:
+    """Where a ClickHouse server listens, from a URL such as `http://user:secret@host:8123`."""
+
+    host: str
+    port: int
+    user: str
+    password: str
+    secure: bool
+
+    def __str__(self) -> str:
+        return f"{self.host}:{self.port}"
+
+
+def parse_endpoint(url: str) -> Endpoint:
+    """Raises ConfigError where `url` is not http(s)://[user[:password]@]host[:port]."""
+    parts = urlsplit(url)
+    try:
+        port = parts.port
+    except ValueError:
+        port = -1
+    if parts.scheme not in ("http", "https") or not parts.hostname or port == -1:
+        raise ConfigError(
+            f"`clickhouse` is {url!r}, but must be the URL of ClickHouse's HTTP interface. "
+            "Write for example http://127.0.0.1:8123."
+        )
+    secure = parts.scheme == "https"
+    return Endpoint(
+        parts.hostname,
+        port or (8443 if secure else 8123),
+        unquote(parts.username or "default"),
+        unquote(parts.password or ""),
+        secure,
+    )
+
+
+class ClickHouse:
+    """A server's statements. Thread-safe; connects on first use, so constructing succeeds while the server is down.
+
+    Nothing is retried in here: a caller that repeats an insert has read back first. Errors are those of
+    `proxist.clickhouse.failures`: `details["outcome"]` is "none", "failed" or "unknown".
+    """
+
+    def __init__(self, url: str, *, connect_timeout_s: float = 3.0, answer_timeout_s: float = 300.0) -> None:
+        """`answer_timeout_s`: silence after which a statement's outcome counts as unknown."""
+        self.endpoint = parse_endpoint(url)
+        self._connect_timeout_s = connect_timeout_s
+        self._answer_timeout_s = answer_timeout_s
+        self._pool = get_pool_manager(maxsize=POOL_CONNECTIONS_MAX, num_pools=4)
+        self._local = threading.local()
+        self._count_lock = threading.Lock()  # guards _statements
+        self._statements = 0
+
+    @property
+    def statements(self) -> int:
+        """Statements sent by this object so far (pings are not statements)."""
+        with self._count_lock:
+            return self._statements
+
+    def ping(self) -> bool:
+        """Whether the server answers /ping now."""
+        scheme = "https" if self.endpoint.secure else "http"
+        try:
+            answer = self._pool.request(
+                "GET", f"{scheme}://{self.endpoint}/ping", timeout=self._connect_timeout_s, retries=False
+            )
+        except HTTPError:
+            return False
+        return bool(answer.status == 200)
+
+    def create_table(self, table: Table) -> None:
+        """On return the tenant's database and the table exist. Repeating it is harmless."""
+        self.command(ddl.create_database_sql(table.tenant))
+        self.command(ddl.create_table_sql(table))
+
+    def drop_table(self, table: Table) -> None:
+        """On return the table and its rows are gone and the name is free. Repeating it is harmless."""
+        self.command(ddl.drop_table_sql(table))
+
+    def insert(self, table: Table, rows: pa.Table, token: str) -> None:
+        """Insert `rows` as one block under the deduplication token `token`; true on return: confirmed by ClickHouse.
+
+        `rows` has the table's columns in any order and `_log`, `_offset`, is sorted by `ddl.sort_columns`, and lies
+        in one partition (the server refuses more). At most INSERT_ROWS_MAX rows. A repeat under the same token
+        within the table's dedup window changes nothing.
+        """
+        if rows.num_rows > INSERT_ROWS_MAX:
+            raise ValueError(f"one insert holds at most {INSERT_ROWS_MAX} rows, not {rows.num_rows}")
+        names = stored_schema(table.spec).names
+        body = _arrow_stream(to_stored(rows.select(names)))
+        settings = {**_INSERT_SETTINGS, "insert_deduplication_token": token, "query_id": f"{token}/{uuid.uuid4()}"}
+        with self._statement() as client:
+            # A memoryview: clickhouse-connect repeats bytes after a dropped connection, but not this.
+            client.raw_insert(ddl.table_name(table), names, memoryview(body), settings, fmt="ArrowStream")
+
+    def offsets_present(
+        self, table: Table, shard: ShardId, at_or_above: Offset, below: Offset | None = None
+    ) -> pa.Table:
+        """Which rows of a shard with offset in [at_or_above, below) are stored: `_log`, `_offset`, `copies`.
+
+        One row per (log, offset), ordered by (offset, log); `copies` above 1 means a row that was stored twice.
+        """
+        first, last = ddl.log_range(shard)
+        until = "" if below is None else f" AND _offset < {below}"
+        return self.query(
+            f"SELECT _log, _offset, count() AS copies FROM {ddl.table_name(table)} "
+            f"WHERE _log >= {first} AND _log <= {last} AND _offset >= {at_or_above}{until} "
+            "GROUP BY _log, _offset ORDER BY _offset, _log",
+            settings={"select_sequential_consistency": 1},
+        )
+
+    def query(
+        self,
+        sql: str,
+        external: Mapping[str, pa.Table] | None = None,
+        settings: Mapping[str, Any] | None = None,
+        query_id: str | None = None,
+        *,
+        structures: Mapping[str, str] | None = None,
+        database: str | None = None,
+    ) -> pa.Table:
+        """Run a SELECT (or another statement that answers rows) and return its rows as ClickHouse's Arrow types.
+
+        `external`: temporary tables of this statement alone, by name; `structures` gives a table's names and
+        ClickHouse types (`types.structure`), else they follow from its Arrow schema. `database`: where unqualified
+        names are looked up (default `default`). A String column that is not UTF-8 comes back as binary.
+        """
+        send = dict(settings or {})
+        send["query_id"] = query_id or str(uuid.uuid4())
+        if database is not None:
+            send["database"] = database
+        data = _external_data(external, structures or {}) if external else None
+        with self._statement() as client:
+            answer = client.raw_query(sql, settings=send, fmt="ArrowStream", external_data=data)
+        if not answer:
+            return pa.table({})
+        return _strings_checked(pa.ipc.open_stream(pa.py_buffer(answer)).read_all())
+
+    def command(self, sql: str, settings: Mapping[str, Any] | None = None) -> None:
+        """Run a statement whose answer is not rows."""
+        send = dict(settings or {})
+        send.setdefault("query_id", str(uuid.uuid4()))
+        with self._statement() as client:
+            client.raw_query(sql, settings=send)
+
+    def close(self) -> None:
+        """Close the pooled connections. A later statement opens new ones."""
+        self._pool.clear()
+
+    def _statement(self) -> _Statement:
+        with self._count_lock:
+            self._statements += 1
+        return _Statement(self)
+
+    def _client(self) -> HttpClient:
+        """This thread's client: clickhouse-connect objects are not shared between threads (its issue 295)."""
+        client: HttpClient | None = getattr(self._local, "client", None)
+        if client is None:
+            client = clickhouse_connect.get_client(
+                interface="https" if self.endpoint.secure else "http",
+                host=self.endpoint.host,
+                port=self.endpoint.port,
+                username=self.endpoint.user,
+                password=self.endpoint.password,
+                connect_timeout=self._connect_timeout_s,
+                send_receive_timeout=self._answer_timeout_s,
+                query_retries=0,
+                compress=False,
+                autogenerate_session_id=False,
+                autogenerate_query_id=False,
+                pool_mgr=self._pool,
+            )
+            client.http_retries = 0
+            self._local.client = client
+        return client
+
+
+class _Statement:
+    """Gives the thread's client and turns what it raises into Proxist's errors."""
+
+    def __init__(self, owner: ClickHouse) -> None:
+        self._owner = owner
+
+    def __enter__(self) -> HttpClient:
+        try:
+            return self._owner._client()
+        except (ClickHouseError, HTTPError, OSError) as error:
+            raise self._without_effect(from_clickhouse(error, str(self._owner.endpoint))) from None
+
+    def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
+        if isinstance(error, ClickHouseError | HTTPError | OSError):
+            raise from_clickhouse(error, str(self._owner.endpoint)) from None
+
+    @staticmethod
+    def _without_effect(error: ProxistError) -> ProxistError:
+        """Connecting failed, so the statement itself was never sent."""
+        if isinstance(error, Unavailable):
+            error.details["outcome"] = "none"
+        return error
+
+
+def _arrow_stream(rows: pa.Table) -> pa.Buffer:
+    """One Arrow IPC stream of one record batch: one block."""
+    sink = pa.BufferOutputStream()
+    with pa.ipc.new_stream(sink, rows.schema) as writer:
+        writer.write_table(rows.combine_chunks(), max_chunksize=max(rows.num_rows, 1))
+    return sink.getvalue()
+
+
+def _external_data(tables: Mapping[str, pa.Table], structures: Mapping[str, str]) -> ExternalData:
+    data = ExternalData()
+    for name, table in tables.items():
+        columns = structures.get(name) or ", ".join(
+            f"`{f.name}` " + (f"Nullable({arrow_type_text(f.type)})" if f.nullable else arrow_type_text(f.type))
+            for f in table.schema
+        )
+        body = _arrow_stream(to_stored(table)).to_pybytes()
+        data.add_file(file_name=name, data=body, fmt="ArrowStream", structure=columns)
+    return data
+
+
+def _strings_checked(table: pa.Table) -> pa.Table:
+    """ClickHouse's String may hold any bytes, Arrow's may not: a column that is not UTF-8 becomes binary."""
+    for index, field in enumerate(table.schema):
+        if pa.types.is_string(field.type):
+            column = table.column(index)
+            try:
+                column.validate(full=True)
+            except pa.ArrowInvalid:
+                raw = [chunk.cast(pa.binary()) for chunk in column.chunks]
+                table = table.set_column(
+                    index, pa.field(field.name, pa.binary(), field.nullable), pa.chunked_array(raw)
+                )
+    return table
