@@ -1,0 +1,215 @@
+"""Settings of a service: command line over `PROXIST_…` environment over one YAML file over defaults.
+
+Unknown keys are refused wherever they come from, and every message names the setting, the value, the rule and the
+remedy. A service derives its own class from `ServiceConfig`; the field's name is the YAML key, `PROXIST_<NAME>` the
+variable and `--<name-with-dashes>` the flag.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import ipaddress
+import os
+import tempfile
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, Literal, Self, TypeVar
+
+import yaml
+from pydantic import Field, ValidationError, field_validator, model_validator
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+from proxist.errors import ConfigError
+
+ENV_PREFIX = "PROXIST_"
+NOT_SETTINGS = ("PROXIST_CONFIG", "PROXIST_CONTROLPLANE", "PROXIST_TEST_")
+"""Variables (or their beginnings) of programs and tests, which are not settings of a service."""
+
+
+class ServiceConfig(BaseSettings):
+    """What every service has. Ports: 0 takes a free one, which the ready line then names."""
+
+    model_config = SettingsConfigDict(env_prefix=ENV_PREFIX, extra="forbid", frozen=True, validate_default=True)
+
+    name: str = Field(pattern=r"^[a-z][a-z0-9-]{0,62}$")
+    """Unique among the nodes; the owner of the data directory keeps it over restarts."""
+    host: str = "127.0.0.1"
+    """Where the doors listen. Anything but loopback needs `insecure: true`."""
+    flight_port: int = Field(default=0, ge=0, le=65_535)
+    grpc_port: int = Field(default=0, ge=0, le=65_535)
+    http_port: int = Field(default=0, ge=0, le=65_535)
+    data_dir: Path = Path(".proxist")
+    run_dir: Path = Path()
+    """Sockets and epoch pages of this host, mode 0700; short, for unix sockets allow 107 bytes. Default: one in the
+    system's temporary directory that belongs to `data_dir`."""
+    etcd: str = "127.0.0.1:2379"
+    """`host:port`, several with commas."""
+    clickhouse: str = "http://127.0.0.1:8123"
+    lease_ttl_s: int = Field(default=10, ge=2, le=600)
+    """How long a dead node's shards stay without an owner where nobody restarts it."""
+    stop_grace_s: float = Field(default=5.0, gt=0, le=300)
+    insecure: bool = False
+    log_level: Literal["debug", "info", "warning", "error"] = "info"
+
+    @property
+    def etcd_endpoints(self) -> list[str]:
+        return [endpoint.strip() for endpoint in self.etcd.split(",") if endpoint.strip()]
+
+    @field_validator("etcd")
+    @classmethod
+    def _etcd_has_ports(cls, value: str) -> str:
+        for endpoint in value.split(","):
+            host, colon, port = endpoint.strip().rpartition(":")
+            if not (host and colon and port.isdigit()):
+                raise ValueError("must be host:port, several with commas, for example 127.0.0.1:2379")
+        return value
+
+    @field_validator("clickhouse")
+    @classmethod
+    def _clickhouse_is_http(cls, value: str) -> str:
+        if not value.startswith(("http://", "https://")):
+            raise ValueError("must be an http:// or https:// address, for example http://127.0.0.1:8123")
+        return value
+
+    @model_validator(mode="before")
+    @classmethod
+    def _run_dir_of_data_dir(cls, values: dict[str, Any]) -> dict[str, Any]:
+        if not values.get("run_dir"):
+            data_dir = Path(values.get("data_dir", cls.model_fields["data_dir"].default))
+            values = {**values, "run_dir": default_run_dir(data_dir)}
+        return values
+
+    @model_validator(mode="after")
+    def _loopback_or_insecure(self) -> Self:
+        if not self.insecure and not is_loopback(self.host):
+            raise ValueError(
+                f"`host` is {self.host}, which other machines can reach without a password. Only loopback may be served "
+                "that way. Listen on 127.0.0.1, or say `insecure: true` if the network is trusted"
+            )
+        return self
+
+
+C = TypeVar("C", bound=ServiceConfig)
+
+
+def default_run_dir(data_dir: Path) -> Path:
+    """A short directory of this user and of `data_dir` alone."""
+    digest = hashlib.blake2b(str(data_dir.resolve()).encode(), digest_size=6).hexdigest()
+    return Path(tempfile.gettempdir()) / f"proxist-{os.getuid()}" / digest
+
+
+def is_loopback(host: str) -> bool:
+    if host == "localhost":
+        return True
+    try:
+        return ipaddress.ip_address(host.strip("[]")).is_loopback
+    except ValueError:
+        return False
+
+
+def load(
+    cls: type[C],
+    argv: Sequence[str] = (),
+    env: Mapping[str, str] | None = None,
+    defaults: Mapping[str, Any] | None = None,
+) -> C:
+    """Read the settings of `cls`: flags `argv` over `env` (default os.environ) over `--config FILE` over `defaults`.
+
+    Raises ConfigError.
+    """
+    flags = _flags(cls, argv)
+    variables = dict(os.environ if env is None else env)
+    path = flags.pop("config", None) or variables.get("PROXIST_CONFIG")
+    values = {**(defaults or {}), **(_file(cls, Path(path)) if path else {}), **_environment(cls, variables), **flags}
+    try:
+        # As keyword arguments they outrank pydantic's own reading of the environment, and carry all of it.
+        return cls.model_validate(values)
+    except ValidationError as error:
+        raise ConfigError(_explain(error)) from None
+
+
+def usage(cls: type[ServiceConfig]) -> str:
+    """One line per setting: flag, variable, default."""
+    lines = [
+        f"  --{_flag(name)} ({ENV_PREFIX}{name.upper()}), default {field.get_default()!s}"
+        for name, field in cls.model_fields.items()
+    ]
+    return "\n".join(["  --config FILE (PROXIST_CONFIG): YAML with any of the settings below", *lines])
+
+
+def _flag(name: str) -> str:
+    return name.replace("_", "-")
+
+
+def _flags(cls: type[ServiceConfig], argv: Sequence[str]) -> dict[str, Any]:
+    known = {f"--{_flag(name)}": name for name in ["config", *cls.model_fields]}
+    values: dict[str, Any] = {}
+    rest = list(argv)
+    while rest:
+        flag, equals, value = rest.pop(0).partition("=")
+        name = known.get(flag)
+        if name is None:
+            raise ConfigError(f"{flag!r} is not a flag of this service. Flags are {', '.join(known)}.")
+        if not equals:
+            if not rest or rest[0].startswith("--"):
+                is_switch = name != "config" and cls.model_fields[name].annotation is bool
+                if not is_switch:
+                    raise ConfigError(f"`{flag}` has no value. Write `{flag} VALUE`.")
+                value = "true"
+            else:
+                value = rest.pop(0)
+        values[name] = value
+    return values
+
+
+def _environment(cls: type[ServiceConfig], env: Mapping[str, str]) -> dict[str, str]:
+    values = {}
+    for variable, value in env.items():
+        if not variable.startswith(ENV_PREFIX) or variable.startswith(NOT_SETTINGS):
+            continue
+        name = variable.removeprefix(ENV_PREFIX).lower()
+        if name not in cls.model_fields:
+            raise ConfigError(
+                f"The environment variable {variable} is no setting of this service. Unset it; settings are "
+                f"{', '.join(ENV_PREFIX + known.upper() for known in cls.model_fields)}."
+            )
+        values[name] = value
+    return values
+
+
+def _file(cls: type[ServiceConfig], path: Path) -> dict[str, Any]:
+    try:
+        values = yaml.safe_load(path.read_text())
+    except OSError as error:
+        raise ConfigError(f"The config file {path} cannot be read ({error.strerror}). Check `--config`.") from None
+    except yaml.YAMLError as error:
+        raise ConfigError(f"The config file {path} is not YAML: {' '.join(str(error).split())}.") from None
+    if values is None:
+        return {}
+    if not isinstance(values, dict):
+        raise ConfigError(f"The config file {path} must hold `setting: value` lines.")
+    for key in values:
+        if key not in cls.model_fields:
+            raise ConfigError(
+                f"The config file {path} has the unknown setting {key!r}. Settings are {', '.join(cls.model_fields)}."
+            )
+    return values
+
+
+def _explain(error: ValidationError) -> str:
+    """Every broken rule in one message."""
+    parts = []
+    for problem in error.errors(include_url=False):
+        name = ".".join(str(part) for part in problem["loc"])
+        if problem["type"] == "missing":
+            parts.append(
+                f"`{name}` is missing. Set --{_flag(name)}, {ENV_PREFIX}{name.upper()} or `{name}:` in the config file."
+            )
+        elif not name:
+            parts.append(f"{problem['msg'].removeprefix('Value error, ')}.")
+        else:
+            rule = problem["msg"].removeprefix("Value error, ")
+            parts.append(
+                f"`{name}` is {problem['input']!r}: {rule}. Change `{name}` (--{_flag(name)}, {ENV_PREFIX}{name.upper()})."
+            )
+    return " ".join(parts)

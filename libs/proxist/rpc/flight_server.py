@@ -1,0 +1,319 @@
+"""The Flight door of a service: one handler behind two listeners, TCP and a unix socket.
+
+A service overrides the methods of `FlightHandler` and constructs `FlightDoor(handler, …)` last, when its state is
+loaded: a Flight server is live as soon as it exists. Handlers run on gRPC's threads, several at a time. Whatever a
+handler raises reaches the client as the status of `proxist.rpc.status`, never with a traceback.
+"""
+
+from __future__ import annotations
+
+import itertools
+import threading
+import time
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, TypeAlias, TypeVar
+
+import pyarrow as pa
+import structlog
+from pyarrow import flight
+
+from proxist.errors import InvalidArgument, Overloaded, Unavailable
+from proxist.rpc import ports
+from proxist.rpc.status import flight_error
+
+SLICE_ROWS_MAX = 65_536
+SLICE_BYTES_MAX = 1 << 20
+"""No message is larger: other languages' clients refuse 4 MB by default, and a cancel is seen between messages."""
+CALLS_MAX = 512
+"""Open calls per listener; each pins a thread. More are refused as Overloaded."""
+
+log = structlog.get_logger("proxist.rpc.flight")
+T = TypeVar("T")
+Message: TypeAlias = pa.RecordBatch | tuple[pa.RecordBatch, bytes | None]
+
+
+class Call:
+    """One call: who asked, whether anybody still wants the answer."""
+
+    def __init__(self, context: flight.ServerCallContext, stopping: threading.Event, name: str, local: bool) -> None:
+        self._context = context
+        self._stopping = stopping
+        self.name = name
+        self.local = local
+        """True on the unix socket: the caller is on this host and passed the run directory's mode."""
+
+    @property
+    def peer(self) -> str:
+        return "unix" if self.local else self._context.peer()
+
+    @property
+    def stopping(self) -> threading.Event:
+        """Set when the door is closing; a handler that waits, waits on it too."""
+        return self._stopping
+
+    def cancelled(self) -> bool:
+        """True when the client has gone or the door is closing. Long handlers ask between batches."""
+        return self._stopping.is_set() or bool(self._context.is_cancelled())
+
+    def check(self) -> None:
+        """Raises Unavailable where `cancelled`."""
+        if self._stopping.is_set():
+            raise Unavailable("This node is stopping. Ask another one, or again in a moment.", retry_after_s=1.0)
+        if self._context.is_cancelled():
+            raise Unavailable("The client cancelled the call.")
+
+
+@dataclass(frozen=True)
+class BatchStream:
+    """A DoGet answer made while it is sent: batches, or (batch, app_metadata) pairs, all with `schema`.
+
+    Batches are sliced to the door's maximum; app_metadata goes with the last slice of its batch.
+    """
+
+    schema: pa.Schema
+    messages: Iterable[Message]
+
+
+class FlightHandler:
+    """What a service answers. Each method may raise any ProxistError; the ones not overridden refuse by name."""
+
+    def list_flights(self, call: Call, criteria: bytes) -> Iterable[flight.FlightInfo]:
+        raise _unserved("ListFlights")
+
+    def get_flight_info(self, call: Call, descriptor: flight.FlightDescriptor) -> flight.FlightInfo:
+        raise _unserved("GetFlightInfo")
+
+    def get_schema(self, call: Call, descriptor: flight.FlightDescriptor) -> pa.Schema:
+        return self.get_flight_info(call, descriptor).schema
+
+    def do_get(self, call: Call, ticket: bytes) -> pa.Table | pa.RecordBatch | BatchStream:
+        """A Table or RecordBatch is sent by C++ without the interpreter; its schema may carry metadata."""
+        raise _unserved("DoGet")
+
+    def do_put(
+        self,
+        call: Call,
+        descriptor: flight.FlightDescriptor,
+        reader: flight.MetadataRecordBatchReader,
+        writer: flight.FlightMetadataWriter,
+    ) -> None:
+        """Read with `reader.read_chunk()` until StopIteration; ack with `writer.write(pa.py_buffer(…))`."""
+        raise _unserved("DoPut")
+
+    def do_exchange(
+        self,
+        call: Call,
+        descriptor: flight.FlightDescriptor,
+        reader: flight.MetadataRecordBatchReader,
+        writer: flight.MetadataRecordBatchWriter,
+    ) -> None:
+        raise _unserved("DoExchange")
+
+    def do_action(self, call: Call, name: str, body: bytes) -> Iterable[bytes]:
+        """The results' bodies, JSON as a rule."""
+        raise _unserved(f"DoAction {name}")
+
+    def list_actions(self, call: Call) -> Iterable[tuple[str, str]]:
+        """(name, description) of each action."""
+        return ()
+
+
+@dataclass
+class _Calls:
+    """Open calls of one listener. `_lock` guards `_open`."""
+
+    limit: int
+    _open: dict[int, tuple[str, float]] = field(default_factory=dict)
+    _ids: Iterator[int] = field(default_factory=itertools.count)
+    _lock: threading.Lock = field(default_factory=threading.Lock)
+
+    def enter(self, name: str) -> int:
+        with self._lock:
+            if len(self._open) >= self.limit:
+                raise Overloaded(
+                    f"{len(self._open)} calls are open here, which is the limit. Close streams that are idle, or retry.",
+                    retry_after_s=0.5,
+                )
+            call_id = next(self._ids)
+            self._open[call_id] = (name, time.monotonic())
+            return call_id
+
+    def leave(self, call_id: int) -> None:
+        with self._lock:
+            self._open.pop(call_id, None)
+
+    def names(self) -> list[str]:
+        now = time.monotonic()
+        with self._lock:
+            return [f"{name} for {now - since:.1f} s" for name, since in self._open.values()]
+
+
+class FlightDoor:
+    """Listens on `host:port` (0: a free port, see `port`) and on `unix_path`; serving when constructed.
+
+    Raises PortTaken or ConfigError, naming `flight_port`, where an address cannot be bound.
+    """
+
+    def __init__(
+        self,
+        handler: FlightHandler,
+        host: str,
+        port: int,
+        unix_path: Path | None = None,
+        *,
+        calls_max: int = CALLS_MAX,
+    ) -> None:
+        self._stopping = threading.Event()
+        self._calls = _Calls(calls_max)
+        self._listeners: list[_Listener] = []
+        self._listeners.append(self._listen(handler, f"grpc://{host}:{port}", local=False, host=host, port=port))
+        self.host = host
+        self.port: int = self._listeners[0].port
+        self.unix_path = unix_path
+        if unix_path is not None:
+            ports.check_unix_path(unix_path)
+            unix_path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+            try:
+                self._listeners.append(self._listen(handler, f"grpc+unix://{unix_path}", local=True))
+            except BaseException:
+                self.stop(1.0)
+                raise
+
+    @property
+    def uri(self) -> str:
+        return f"grpc://{self.host}:{self.port}"
+
+    @property
+    def unix_uri(self) -> str | None:
+        return None if self.unix_path is None else f"grpc+unix://{self.unix_path}"
+
+    def begin_stop(self) -> None:
+        """From now on handlers that look see that the door is closing. Returns at once."""
+        self._stopping.set()
+
+    def stop(self, grace_s: float) -> list[str]:
+        """Close; returns after `grace_s` at most. On an empty list no handler runs any more and the port is free.
+
+        Otherwise it names the calls that are still open: a client that reads no further blocks its stream's thread
+        and Flight's own shutdown has no deadline, so the process must then end without waiting for them.
+        """
+        self.begin_stop()
+        closers = [threading.Thread(target=one.shutdown, name="flight-close", daemon=True) for one in self._listeners]
+        deadline = time.monotonic() + grace_s
+        for closer in closers:
+            closer.start()
+        for closer in closers:
+            closer.join(max(0.0, deadline - time.monotonic()))
+        if not any(closer.is_alive() for closer in closers):
+            if self.unix_path is not None:
+                self.unix_path.unlink(missing_ok=True)
+            return []
+        return self._calls.names() or ["Flight's shutdown"]
+
+    def _listen(self, handler: FlightHandler, location: str, local: bool, host: str = "", port: int = 0) -> _Listener:
+        try:
+            return _Listener(location, handler, self._stopping, self._calls, local)
+        except (pa.ArrowException, OSError) as error:
+            if local:
+                raise Unavailable(
+                    f"The unix socket {location} cannot be made. Check `run_dir` and its rights."
+                ) from error
+            raise ports.bind_error(host, port, "flight_port") from None
+
+
+class _Listener(flight.FlightServerBase):
+    """One address. pyarrow calls the methods below on gRPC's threads."""
+
+    def __init__(
+        self, location: str, handler: FlightHandler, stopping: threading.Event, calls: _Calls, local: bool
+    ) -> None:
+        self._handler = handler
+        self._stopping = stopping
+        self._calls = calls
+        self._local = local
+        super().__init__(location)
+
+    def _run(self, context: Any, name: str, work: Callable[[Call], T]) -> T:
+        """Run one handler to its end as one counted call."""
+        try:
+            call_id = self._calls.enter(name)
+            try:
+                call = Call(context, self._stopping, name, self._local)
+                call.check()
+                return work(call)
+            finally:
+                self._calls.leave(call_id)
+        except BaseException as error:
+            raise flight_error(error) from None
+
+    def list_flights(self, context: Any, criteria: bytes) -> Iterator[flight.FlightInfo]:
+        return iter(self._run(context, "ListFlights", lambda call: list(self._handler.list_flights(call, criteria))))
+
+    def get_flight_info(self, context: Any, descriptor: flight.FlightDescriptor) -> flight.FlightInfo:
+        return self._run(context, "GetFlightInfo", lambda call: self._handler.get_flight_info(call, descriptor))
+
+    def get_schema(self, context: Any, descriptor: flight.FlightDescriptor) -> flight.SchemaResult:
+        schema = self._run(context, "GetSchema", lambda call: self._handler.get_schema(call, descriptor))
+        return flight.SchemaResult(schema)
+
+    def do_get(self, context: Any, ticket: flight.Ticket) -> flight.FlightDataStream:
+        return self._run(context, "DoGet", lambda call: self._stream(call, self._handler.do_get(call, ticket.ticket)))
+
+    def do_put(self, context: Any, descriptor: Any, reader: Any, writer: Any) -> None:
+        self._run(context, "DoPut", lambda call: self._handler.do_put(call, descriptor, reader, writer))
+
+    def do_exchange(self, context: Any, descriptor: Any, reader: Any, writer: Any) -> None:
+        self._run(context, "DoExchange", lambda call: self._handler.do_exchange(call, descriptor, reader, writer))
+
+    def do_action(self, context: Any, action: flight.Action) -> Iterator[bytes]:
+        def work(call: Call) -> list[bytes]:
+            return list(self._handler.do_action(call, action.type, action.body.to_pybytes()))
+
+        return iter(self._run(context, f"DoAction {action.type}", work))
+
+    def list_actions(self, context: Any) -> list[tuple[str, str]]:
+        return self._run(context, "ListActions", lambda call: list(self._handler.list_actions(call)))
+
+    def _stream(self, call: Call, answer: pa.Table | pa.RecordBatch | BatchStream) -> flight.FlightDataStream:
+        if isinstance(answer, BatchStream):
+            return flight.GeneratorStream(answer.schema, self._generate(call, answer))
+        table = pa.Table.from_batches([answer]) if isinstance(answer, pa.RecordBatch) else answer
+        batches = [part for batch in table.to_batches() for part in slices(batch)]
+        return flight.RecordBatchStream(pa.Table.from_batches(batches, schema=table.schema))
+
+    def _generate(self, call: Call, answer: BatchStream) -> Iterator[Any]:
+        """The stream's own call: the handler has returned, the thread is pinned until the last batch is read."""
+        try:
+            call_id = self._calls.enter(f"{call.name} stream")
+            messages = iter(answer.messages)
+            try:
+                for message in messages:
+                    call.check()
+                    batch, metadata = message if isinstance(message, tuple) else (message, None)
+                    *head, last = slices(batch)
+                    yield from head
+                    yield last if metadata is None else (last, metadata)
+            finally:
+                self._calls.leave(call_id)
+                close = getattr(messages, "close", None)
+                if close is not None:
+                    close()
+        except GeneratorExit:
+            raise
+        except BaseException as error:
+            raise flight_error(error) from None
+
+
+def slices(batch: pa.RecordBatch) -> list[pa.RecordBatch]:
+    """The batch cut into messages of at most SLICE_ROWS_MAX rows and about SLICE_BYTES_MAX bytes; never empty."""
+    row_bytes = batch.nbytes / batch.num_rows if batch.num_rows else 0.0
+    step = SLICE_ROWS_MAX if row_bytes == 0 else max(1, min(SLICE_ROWS_MAX, int(SLICE_BYTES_MAX / row_bytes)))
+    if batch.num_rows <= step:
+        return [batch]
+    return [batch.slice(first, step) for first in range(0, batch.num_rows, step)]
+
+
+def _unserved(what: str) -> InvalidArgument:
+    return InvalidArgument(f"{what} is not served here. See the public surface's page for what this node answers.")

@@ -1,0 +1,146 @@
+"""The gRPC door of a service: reflection, health, a bounded pool, and one interceptor that types every error."""
+
+from __future__ import annotations
+
+import concurrent.futures
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any, NoReturn
+
+import grpc
+from grpc_health.v1 import health, health_pb2, health_pb2_grpc
+from grpc_reflection.v1alpha import reflection
+
+from proxist.rpc import ports
+from proxist.rpc.status import grpc_status
+
+WORKERS = 16
+"""Threads for calls. A call that waits (Flush) holds one, so there are more than cores."""
+QUEUED_MAX = 64
+"""Calls beyond the pool that may wait for a thread; more are refused with RESOURCE_EXHAUSTED by gRPC itself."""
+MESSAGE_BYTES_MAX = 16 << 20
+"""gRPC's default of 4 MB is small for a status of many shards; bulk travels over Flight."""
+
+
+@dataclass(frozen=True)
+class GrpcService:
+    """One service: its full name, the generated `add_…_to_server`, and the servicer."""
+
+    name: str
+    add: Callable[[Any, Any], None]
+    servicer: Any
+
+
+class GrpcDoor:
+    """Listens on `host:port` (0: a free port, see `port`) when constructed; serves after `start`.
+
+    Raises PortTaken or ConfigError, naming `grpc_port`. Servicers raise any ProxistError; callers made with
+    `proxist.rpc.grpc_client.connect` raise the same class.
+    """
+
+    def __init__(self, services: Sequence[GrpcService], host: str, port: int, *, workers: int = WORKERS) -> None:
+        self._pool = concurrent.futures.ThreadPoolExecutor(workers, thread_name_prefix="grpc")
+        self._health_pool = concurrent.futures.ThreadPoolExecutor(1, thread_name_prefix="grpc-health")
+        self._server = grpc.server(
+            self._pool,
+            interceptors=[_Errors()],
+            maximum_concurrent_rpcs=workers + QUEUED_MAX,
+            options=[
+                ("grpc.so_reuseport", 0),  # on, a second server would share the port silently
+                ("grpc.max_receive_message_length", MESSAGE_BYTES_MAX),
+                ("grpc.max_send_message_length", MESSAGE_BYTES_MAX),
+                ("grpc.http2.min_ping_interval_without_data_ms", 5_000),
+                ("grpc.keepalive_permit_without_calls", 1),
+            ],
+        )
+        self._names = [service.name for service in services]
+        self._health = health.HealthServicer(experimental_non_blocking=True, experimental_thread_pool=self._health_pool)
+        for service in services:
+            service.add(service.servicer, self._server)
+        health_pb2_grpc.add_HealthServicer_to_server(self._health, self._server)
+        reflection.enable_server_reflection([*self._names, health.SERVICE_NAME, reflection.SERVICE_NAME], self._server)
+        self.host = host
+        try:
+            self.port: int = self._server.add_insecure_port(f"{host}:{port}")
+        except RuntimeError:
+            self._close_pools()
+            raise ports.bind_error(host, port, "grpc_port") from None
+
+    @property
+    def address(self) -> str:
+        return f"{self.host}:{self.port}"
+
+    def start(self) -> None:
+        """Calls are answered from now on; health says NOT_SERVING until `set_serving`."""
+        self.set_serving(False)
+        self._server.start()
+
+    def set_serving(self, serving: bool) -> None:
+        """What grpc.health.v1 answers, for the server and for each of its services."""
+        served = health_pb2.HealthCheckResponse
+        for name in ["", *self._names]:
+            self._health.set(name, served.SERVING if serving else served.NOT_SERVING)
+
+    def stop(self, grace_s: float) -> list[str]:
+        """Close; open calls get `grace_s` and are then cancelled. Names what is still running afterwards."""
+        self._health.enter_graceful_shutdown()
+        stopped = self._server.stop(grace_s)
+        ended = stopped.wait(grace_s + 1.0)
+        self._close_pools()
+        return [] if ended else ["gRPC calls"]
+
+    def _close_pools(self) -> None:
+        self._pool.shutdown(wait=False, cancel_futures=True)
+        self._health_pool.shutdown(wait=False, cancel_futures=True)
+
+
+class _Errors(grpc.ServerInterceptor):
+    """Whatever a servicer raises leaves as a status of the table, with the error's JSON in the trailing metadata."""
+
+    def intercept_service(self, continuation: Callable[[Any], Any], details: Any) -> Any:
+        handler = continuation(details)
+        if handler is None:
+            return None
+        if handler.response_streaming:
+            wrapped = _stream(handler.stream_stream if handler.request_streaming else handler.unary_stream)
+        else:
+            wrapped = _unary(handler.stream_unary if handler.request_streaming else handler.unary_unary)
+        make = {
+            (False, False): grpc.unary_unary_rpc_method_handler,
+            (False, True): grpc.unary_stream_rpc_method_handler,
+            (True, False): grpc.stream_unary_rpc_method_handler,
+            (True, True): grpc.stream_stream_rpc_method_handler,
+        }[handler.request_streaming, handler.response_streaming]
+        return make(wrapped, handler.request_deserializer, handler.response_serializer)
+
+
+def _unary(method: Callable[[Any, Any], Any]) -> Callable[[Any, Any], Any]:
+    def call(request: Any, context: Any) -> Any:
+        try:
+            return method(request, context)
+        except Exception as error:
+            _abort(context, error)
+
+    return call
+
+
+def _stream(method: Callable[[Any, Any], Iterator[Any]]) -> Callable[[Any, Any], Iterator[Any]]:
+    def call(request: Any, context: Any) -> Iterator[Any]:
+        try:
+            yield from method(request, context)
+        except Exception as error:
+            _abort(context, error)
+
+    # Health's Watch streams through a callback instead of a thread of the pool, and says so on its function.
+    if getattr(method, "experimental_non_blocking", False):
+        return method
+    return call
+
+
+def _abort(context: Any, error: Exception) -> NoReturn:
+    if context.code() is not None:  # the servicer aborted by itself; its status stands
+        raise error
+    code, message, metadata = grpc_status(error)
+    context.set_trailing_metadata(metadata)
+    context.abort(code, message)
+    raise AssertionError("abort raises")

@@ -1,0 +1,141 @@
+"""How a service process starts, says that it is ready, and stops.
+
+    import proxist.rpc.env  # first line of __main__
+    …
+    def build(config: IngestConfig, lifeline: Lifeline) -> Service: …
+    if __name__ == "__main__":
+        service.main("ingest", IngestConfig, build, defaults={"name": "ingest-0", "flight_port": 8816, …})
+
+`main` reads the settings, sets up logging, builds and starts the service, and writes one line on stdout:
+
+    ready role=ingest name=ingest-0 pid=4711 flight=grpc://127.0.0.1:8816 grpc=127.0.0.1:7411 http=http://127.0.0.1:7412
+
+SIGTERM or SIGINT then stops it in order, within `stop_grace_s`, exit code 0; calls that are still open after that end
+with the process. An error at start, or one given to `Lifeline.fail`, is written on stderr as one line and ends the
+process with the exit code of `proxist.rpc.status`.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+import threading
+from collections.abc import Callable, Mapping, Sequence
+from types import FrameType
+from typing import Any, NoReturn, Protocol, TypeVar
+
+import structlog
+
+from proxist import config as settings
+from proxist.config import ServiceConfig
+from proxist.errors import ProxistError
+from proxist.rpc.status import exit_code, to_proxist
+from proxist.telemetry import logs
+
+C = TypeVar("C", bound=ServiceConfig)
+log = structlog.get_logger("proxist.service")
+
+
+class Service(Protocol):
+    """What `build` returns. It has done nothing yet that needs stopping."""
+
+    def start(self) -> Mapping[str, str]:
+        """Ready on return; the endpoints for the ready line (`flight`, `flight_unix`, `grpc`, `http`, `attach`).
+
+        When it raises it has already stopped what it started.
+        """
+
+    def stop(self, grace_s: float) -> list[str]:
+        """Stop in order: refuse new work, finish what was accepted, close. Names what is pending after `grace_s`."""
+
+
+class Lifeline:
+    """How any thread of a service ends its process. The first reason counts."""
+
+    def __init__(self) -> None:
+        self.ended = threading.Event()
+        """Set when the process is to stop, for whichever reason."""
+        self.error: ProxistError | None = None
+        self._lock = threading.Lock()  # guards error
+
+    def stop(self) -> None:
+        """Ask for an ordered stop, exit code 0."""
+        self.ended.set()
+
+    def fail(self, error: BaseException) -> None:
+        """Ask for an ordered stop with this error's exit code; for a thread that cannot go on."""
+        with self._lock:
+            if self.error is None:
+                self.error = to_proxist(error)
+        self.ended.set()
+
+
+def main(
+    role: str,
+    config_class: type[C],
+    build: Callable[[C, Lifeline], Service],
+    *,
+    defaults: Mapping[str, Any] | None = None,
+    argv: Sequence[str] | None = None,
+) -> NoReturn:
+    """The whole life of a service process; never returns. Must run on the main thread."""
+    arguments = sys.argv[1:] if argv is None else list(argv)
+    if "--help" in arguments or "-h" in arguments:
+        print(f"proxist {role}: one {role} service. Settings:\n{settings.usage(config_class)}")
+        sys.exit(0)
+    try:
+        config = settings.load(config_class, arguments, defaults=defaults)
+        logs.configure(config.log_level, role=role, name=config.name)
+    except ProxistError as error:
+        end(role, error)
+    run(role, config, build)
+
+
+def run(role: str, config: C, build: Callable[[C, Lifeline], Service]) -> NoReturn:
+    """`main` for settings that are already there."""
+    lifeline = Lifeline()
+
+    def on_signal(_number: int, _frame: FrameType | None) -> None:
+        lifeline.stop()
+
+    signal.signal(signal.SIGTERM, on_signal)
+    signal.signal(signal.SIGINT, on_signal)
+    try:
+        service = build(config, lifeline)
+        endpoints = service.start()
+    except Exception as error:
+        end(config.name, to_proxist(error))
+    print(_ready_line(role, config.name, endpoints), flush=True)
+    log.info("ready", insecure=config.insecure, **endpoints)
+    lifeline.ended.wait()
+    log.info("stopping", error=lifeline.error and lifeline.error.message)
+    try:
+        pending = service.stop(config.stop_grace_s)
+    except Exception as error:
+        end(config.name, to_proxist(error))
+    if pending:
+        log.warning("stopped with calls open", pending=pending)
+    end(config.name, lifeline.error)
+
+
+def end(name: str, error: ProxistError | None) -> NoReturn:
+    """End the process now, without waiting for threads: one that a client blocks would never be joined."""
+    if error is not None:
+        print(f"error {name}: {error.message}", file=sys.stderr)
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(0 if error is None else exit_code(error))
+
+
+def _ready_line(role: str, name: str, endpoints: Mapping[str, str]) -> str:
+    fields = {"role": role, "name": name, "pid": os.getpid(), **endpoints}
+    return "ready " + " ".join(f"{key}={value}" for key, value in fields.items())
+
+
+def parse_ready_line(line: str) -> dict[str, str] | None:
+    """The fields of a ready line; None for any other line."""
+    word, _, rest = line.strip().partition(" ")
+    if word != "ready":
+        return None
+    return dict(field.split("=", 1) for field in rest.split(" ") if "=" in field)

@@ -1,0 +1,115 @@
+"""The DoExchange session, server side: one open stream, many queries, one at a time and in order.
+
+Request: app_metadata is a JSON query with an `id`; the batch, if there is one, is the probe table.
+Answer: its batches carry `{"id": …}`, the last message `{"id": …, "last": true, "receipt": …}` with or without a
+batch; a failed query is answered `{"id": …, "last": true, "error": {…}}` and the session stays open. Flight allows
+one schema per direction, so the first probe and the first answer with columns fix them.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import pyarrow as pa
+from pyarrow import flight
+
+from proxist.errors import InvalidArgument, SchemaMismatch
+from proxist.rpc.flight_server import Call, slices
+from proxist.rpc.status import to_proxist
+
+
+@dataclass(frozen=True)
+class SessionAnswer:
+    """The rows of one answer (all batches of one schema) and its receipt as JSON."""
+
+    rows: pa.Table | pa.RecordBatch
+    receipt: Mapping[str, Any]
+
+
+Answerer = Callable[[dict[str, Any], pa.RecordBatch | None], SessionAnswer]
+"""(query, probes) -> answer. `query` still has its `id`. May raise any error; it becomes that query's answer."""
+
+
+def serve_session(
+    call: Call,
+    reader: flight.MetadataRecordBatchReader,
+    writer: flight.MetadataRecordBatchWriter,
+    answer: Answerer,
+) -> None:
+    """Serve until the client ends its side, goes away, or the door closes."""
+    session = _Session(writer, answer)
+    while not call.cancelled():
+        try:
+            chunk = reader.read_chunk()
+        except StopIteration:
+            return
+        if chunk.app_metadata is None and chunk.data is None:
+            continue
+        session.serve(chunk.app_metadata, chunk.data)
+
+
+class _Session:
+    def __init__(self, writer: flight.MetadataRecordBatchWriter, answer: Answerer) -> None:
+        self._writer = writer
+        self._answer = answer
+        self._schema: pa.Schema | None = None
+
+    def serve(self, request: pa.Buffer | None, probes: pa.RecordBatch | None) -> None:
+        query_id: Any = None
+        try:
+            query = _parse(request)
+            query_id = query.get("id")
+            answer = self._answer(query, probes)
+            batches = self._fitting(answer.rows)
+        except Exception as error:
+            wire = to_proxist(error).to_json()
+            self._writer.write_metadata(_pack({"id": query_id, "last": True, "error": wire}))
+            return
+        last = _pack({"id": query_id, "last": True, "receipt": answer.receipt})
+        if not batches:
+            self._writer.write_metadata(last)
+            return
+        part = _pack({"id": query_id}) if len(batches) > 1 else b""
+        for batch in batches[:-1]:
+            self._writer.write_with_metadata(batch, part)
+        self._writer.write_with_metadata(batches[-1], last)
+
+    def _fitting(self, rows: pa.Table | pa.RecordBatch) -> list[pa.RecordBatch]:
+        """The messages to send, after the stream has begun with their schema. An empty answer still says its schema."""
+        bare = rows.schema.remove_metadata()
+        if self._schema is None:
+            self._writer.begin(bare)
+            self._schema = bare
+        elif not self._schema.equals(bare):
+            raise SchemaMismatch(
+                f"This session answers with the columns {_columns(self._schema)}, and this query has {_columns(bare)}, "
+                "but a session has one answer schema. Open another session for it."
+            )
+        batches = [rows] if isinstance(rows, pa.RecordBatch) else rows.to_batches()
+        parts = [part for batch in batches for part in slices(batch.replace_schema_metadata(None))]
+        return parts or [pa.RecordBatch.from_pylist([], schema=bare)]
+
+
+def _parse(request: pa.Buffer | None) -> dict[str, Any]:
+    try:
+        query = json.loads(b"" if request is None else request.to_pybytes())
+    except ValueError as error:
+        raise InvalidArgument(
+            f'A session\'s request is not JSON ({error}). Send a query with an `id` as app_metadata: {{"id": 1, "sql": …}}.'
+        ) from None
+    if not isinstance(query, dict):
+        raise InvalidArgument(
+            f"A session's request is {json.dumps(query)[:80]}, but must be a JSON object with an `id`."
+        )
+    return query
+
+
+def _pack(wire: Mapping[str, Any]) -> bytes:
+    return json.dumps(wire).encode()
+
+
+def _columns(schema: pa.Schema) -> str:
+    return "(" + ", ".join(f"{field.name} {field.type}" for field in schema) + ")"
