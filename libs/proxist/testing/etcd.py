@@ -1,0 +1,77 @@
+"""A real etcd for tests: a process of its own, on free ports, that can be killed, frozen and started again."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import signal
+import subprocess
+import tempfile
+from pathlib import Path
+
+from proxist.etcd.client import EtcdClient
+from proxist.etcd.local import etcd_command
+from proxist.rpc.ports import free_ports
+
+START_TIMEOUT_S = 30.0
+
+
+class LocalEtcd:
+    """A context manager. `address` stays the same over `kill`, `start` and `pause`; the data survives `kill`.
+
+    Without `fsync` a kill of the process loses nothing either (only a crash of the machine would), and it is faster.
+    """
+
+    def __init__(self, data_dir: Path | None = None, *, fsync: bool = False) -> None:
+        self._own_dir = Path(tempfile.mkdtemp(prefix="proxist-etcd-")) if data_dir is None else None
+        self.data_dir = data_dir or self._own_dir or Path()
+        self._ports = free_ports(2)
+        self._fsync = fsync
+        self._process: subprocess.Popen[bytes] | None = None
+        self.address = f"127.0.0.1:{self._ports[0]}"
+
+    def __enter__(self) -> LocalEtcd:
+        return self.start()
+
+    def __exit__(self, *_: object) -> None:
+        self.stop()
+
+    @property
+    def pid(self) -> int:
+        assert self._process is not None, "etcd was not started"
+        return self._process.pid
+
+    def start(self, *, wait: bool = True) -> LocalEtcd:
+        """Start the process; with `wait` return once it answers."""
+        command = etcd_command(self.data_dir / "etcd", *self._ports)
+        log = (self.data_dir / "etcd.log").open("ab")
+        with log:
+            self._process = subprocess.Popen(
+                command if self._fsync else [*command, "--unsafe-no-fsync"], stdout=log, stderr=log
+            )
+        if wait:
+            with EtcdClient([self.address]) as client:
+                client.wait_ready(START_TIMEOUT_S)
+        return self
+
+    def kill(self) -> None:
+        """kill -9, and wait until it is gone."""
+        self._end(signal.SIGKILL)
+
+    def pause(self) -> None:
+        """Freeze the process: connections stay open and nothing answers."""
+        os.kill(self.pid, signal.SIGSTOP)
+
+    def resume(self) -> None:
+        os.kill(self.pid, signal.SIGCONT)
+
+    def stop(self) -> None:
+        self._end(signal.SIGKILL)
+        if self._own_dir is not None:
+            shutil.rmtree(self._own_dir, ignore_errors=True)
+
+    def _end(self, how: signal.Signals) -> None:
+        if self._process is not None:
+            self._process.send_signal(how)
+            self._process.wait()
+            self._process = None
