@@ -1,0 +1,57 @@
+"""The write-ahead log: what makes an acknowledged row survive.
+
+In: batches that ingest has validated, as records (`encode_body`, `rows_record`, `cut_record`, `persisted_record`),
+appended by a `LogWriter`, one per open log. Out: the same records, to recovery (`recover_log`) after a start, and to
+the persister's follow stream (`LogReader`) at any time.
+
+When data is durable: on return of `LogWriter.append` the records are written to the file (level `os`: they survive a
+crash of the process); on return of `LogWriter.sync` everything appended before the call is on disk (level `disk`: they
+survive a loss of power). Byte format: docs/formats/wal.md.
+"""
+
+from proxist.wal.chain import LogPath, list_logs, list_shards, log_directory, shard_directory
+from proxist.wal.files import Files, OsFiles, fsync_is_meaningful, require_fsync
+from proxist.wal.lock import DirectoryLock
+from proxist.wal.reader import LogReader
+from proxist.wal.record import (
+    Record,
+    RecordIn,
+    RecordKind,
+    cut_record,
+    decode_body,
+    encode_body,
+    hash_content,
+    persisted_record,
+    rows_record,
+)
+from proxist.wal.recover import RecoveredLog, TornTail, recover_log
+from proxist.wal.writer import SEGMENT_BYTES, LogMark, LogWriter
+
+__all__ = [
+    "SEGMENT_BYTES",
+    "DirectoryLock",
+    "Files",
+    "LogMark",
+    "LogPath",
+    "LogReader",
+    "LogWriter",
+    "OsFiles",
+    "Record",
+    "RecordIn",
+    "RecordKind",
+    "RecoveredLog",
+    "TornTail",
+    "cut_record",
+    "decode_body",
+    "encode_body",
+    "fsync_is_meaningful",
+    "hash_content",
+    "list_logs",
+    "list_shards",
+    "log_directory",
+    "persisted_record",
+    "recover_log",
+    "require_fsync",
+    "rows_record",
+    "shard_directory",
+]

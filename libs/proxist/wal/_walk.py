@@ -1,0 +1,229 @@
+"""Reading a log's segments in order, every byte checked: shared by the reader and by recovery."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pyarrow as pa
+
+from proxist.model.ids import LogId, Offset, epoch_of_log, shard_of_log
+from proxist.wal._format import (
+    FLAG_IGNORABLE,
+    FLAG_PRODUCER,
+    FORMAT_VERSION,
+    HEAD_BYTES,
+    Damage,
+    RecordHead,
+    SegmentHead,
+    check_record,
+    padded,
+    parse_head,
+    parse_segment,
+    segment_header_bytes,
+)
+from proxist.wal.chain import list_segments, segment_path
+from proxist.wal.record import Record, RecordKind
+
+CHUNK_BYTES = 2**20
+"""Read unit: large enough that the call costs nothing per record, small enough to hold for each follower."""
+_KINDS = {int(k): k for k in RecordKind}
+
+
+class SegmentFile:
+    """One segment, read through one chunk. pread, not mmap: an unreadable sector is an OSError, never a SIGBUS."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self._fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+        self.size = os.fstat(self._fd).st_size
+        self._chunk = pa.py_buffer(b"")
+        self._base = 0
+
+    def take(self, position: int, length: int, stop: int) -> pa.Buffer:
+        """Up to `length` bytes at `position`, none at or above `stop` (bytes there may still be in writing)."""
+        at = position - self._base
+        if at < 0 or at + length > self._chunk.size:
+            wanted = min(max(length, CHUNK_BYTES), max(stop - position, 0))
+            try:
+                raw = os.pread(self._fd, wanted, position)
+            except OSError as error:
+                raise Damage(str(self.path), position, f"reading failed: {error.strerror}") from None
+            self._chunk, self._base, at = pa.py_buffer(raw), position, 0
+        return self._chunk.slice(at, min(length, self._chunk.size - at))
+
+    def header(self) -> SegmentHead:
+        """Raises Damage where the header is not sound, or is of another format version."""
+        raw = self.take(0, CHUNK_BYTES, self.size)
+        total = segment_header_bytes(raw)
+        found = (
+            parse_segment(self.take(0, total, self.size)) if isinstance(total, int) and total <= self.size else total
+        )
+        if not isinstance(found, tuple):
+            raise Damage(str(self.path), 0, found if isinstance(found, str) else "the file ends inside its header")
+        head, version = found
+        if version != FORMAT_VERSION:
+            raise Damage(str(self.path), 0, _newer("segment", version), final=True)
+        return head
+
+    def record(self, position: int, stop: int) -> tuple[RecordHead, int, pa.Buffer]:
+        """Head, checksum and all bytes of the record at `position`. Raises Damage where there is no sound one."""
+        found = parse_head(self.take(position, HEAD_BYTES, stop), stop - position)
+        if isinstance(found, str):
+            raise Damage(str(self.path), position, found)
+        head, crc = found
+        raw = self.take(position, head.length, stop)
+        if wrong := check_record(raw, head, crc):
+            raise Damage(str(self.path), position, wrong)
+        if head.version != FORMAT_VERSION:
+            raise Damage(str(self.path), position, _newer("record", head.version), final=True)
+        return head, crc, raw
+
+    def is_blank_from(self, position: int) -> bool:
+        """Whether every byte from `position` on is zero: preallocated, never written."""
+        while position < self.size:
+            raw = os.pread(self._fd, CHUNK_BYTES, position)
+            if raw.count(0) != len(raw):
+                return False
+            position += len(raw) or self.size
+        return True
+
+    def close(self) -> None:
+        if self._fd >= 0:
+            fd, self._fd = self._fd, -1
+            os.close(fd)
+
+
+class Walker:
+    """A position in a log that goes forward record by record, following the chain of checksums over segments."""
+
+    def __init__(self, log_dir: Path, from_offset: Offset | None = None) -> None:
+        """Stands at the first record of the newest segment that begins at or below `from_offset`, or of the oldest.
+
+        Raises Damage where no segment is there, or the segment's header is not sound.
+        """
+        self.log_dir = log_dir
+        segments = list_segments(log_dir)
+        if not segments:
+            raise Damage(str(log_dir), 0, "the log has no segment")
+        number = segments[0][0] if from_offset is None else _segment_of(segments, from_offset)
+        self.segment = number
+        self.file = SegmentFile(segment_path(log_dir, number))
+        try:
+            self.header = self.file.header()
+            expected = log_of_path(log_dir)
+            if expected is not None and self.header.log != expected:
+                raise Damage(str(self.file.path), 0, _foreign(self.header.log))
+            if self.header.segment != number:
+                raise Damage(str(self.file.path), 0, f"the header is of segment {self.header.segment}")
+        except Damage:
+            self.file.close()
+            raise
+        self.position = self.header.header_bytes
+        self.previous = self.header.previous
+        self.records = self.header.first_record
+        self.offset = Offset(self.header.first)
+
+    def next(self, stop: int | None = None) -> tuple[Record | None, RecordHead]:
+        """The next record, None for one of an unknown kind that may be passed over; `stop` bounds the bytes that may be read of the current segment (None: all of it).
+
+        Raises Damage at the first byte that is not what the chain demands, the plain end of the log included
+        (its cause is "no record begins here"); the walker then stands where it stood.
+        """
+        while True:
+            try:
+                return self._record(self.file.size if stop is None else stop)
+            except Damage as damage:
+                if damage.final or stop is not None or not self._enter_next():
+                    raise
+
+    def _record(self, stop: int) -> tuple[Record | None, RecordHead]:
+        head, crc, raw = self.file.record(self.position, stop)
+        for name, found, wanted in (
+            ("log", head.log, self.header.log),
+            ("previous record's checksum", head.previous, self.previous),
+            ("record number", head.record_number, self.records),
+            ("first offset", head.first, self.offset),
+        ):
+            if found != wanted:
+                cause = f"the {name} is {found}, but {wanted} belongs here"
+                raise Damage(str(self.file.path), self.position, cause)
+        kind = known_kind(head.kind)
+        if kind is None and not head.flags & FLAG_IGNORABLE:
+            raise Damage(str(self.file.path), self.position, _newer("record kind", head.kind), final=True)
+        self.position += head.length
+        self.previous = crc
+        self.records += 1
+        self.offset = Offset(self.offset + head.rows)
+        return (None if kind is None else to_record(kind, head, raw)), head
+
+    def _enter_next(self) -> bool:
+        """Go to the next segment if its header goes on exactly from here. A segment that ended has no mark of its
+        end: that the next one carries the checksum of the last record is the proof that nothing is missing."""
+        path = segment_path(self.log_dir, self.segment + 1)
+        try:
+            following = SegmentFile(path)
+        except FileNotFoundError:
+            return False
+        try:
+            head = following.header()
+        except Damage as damage:
+            following.close()
+            if damage.final:
+                raise
+            return False
+        here = (self.header.log, self.segment + 1, self.previous, self.records, self.offset)
+        if (head.log, head.segment, head.previous, head.first_record, head.first) != here:
+            following.close()
+            return False
+        self.file.close()
+        self.file, self.header, self.segment, self.position = following, head, self.segment + 1, head.header_bytes
+        return True
+
+    def close(self) -> None:
+        self.file.close()
+
+
+def known_kind(value: int) -> RecordKind | None:
+    return _KINDS.get(value)
+
+
+def to_record(kind: RecordKind, head: RecordHead, raw: pa.Buffer) -> Record:
+    body_at = HEAD_BYTES + padded(head.producer_bytes)
+    producer = None
+    if head.flags & FLAG_PRODUCER:
+        producer = raw.slice(HEAD_BYTES, head.producer_bytes).to_pybytes().decode()
+    return Record(
+        kind, head.record_number, Offset(head.first), head.rows, raw.slice(body_at, head.body_bytes), head.content_hash,
+        head.arrived_ns, producer, head.batch_number, head.schema_version, Offset(head.synced),
+    )  # fmt: skip
+
+
+def log_of_path(log_dir: Path) -> LogId | None:
+    """The log that `<shard>/<epoch>` names; None where the directory has other names (a copy for inspection)."""
+    if log_dir.name.isdecimal() and log_dir.parent.name.isdecimal():
+        return LogId(int(log_dir.parent.name) << 24 | int(log_dir.name))
+    return None
+
+
+def _segment_of(segments: list[tuple[int, Path]], offset: Offset) -> int:
+    """Number of the newest segment that begins below `offset` (records without rows at `offset` may end the one
+    before), else the oldest. Headers that cannot be read are passed over: the walk will meet the damage."""
+    for number, path in reversed(segments[1:]):
+        file = SegmentFile(path)
+        try:
+            if file.header().first < offset:
+                return number
+        except Damage:
+            continue
+        finally:
+            file.close()
+    return segments[0][0]
+
+
+def _newer(what: str, value: int) -> str:
+    return f"{what} {value} is not known: a newer Proxist wrote it (this one knows format {FORMAT_VERSION}); upgrade"
+
+
+def _foreign(log: int) -> str:
+    return f"the header is of shard {shard_of_log(LogId(log))}, epoch {epoch_of_log(LogId(log))}"

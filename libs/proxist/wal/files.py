@@ -1,0 +1,102 @@
+"""The file operations of the log, in one replaceable object; and what the kernel's fsync is worth on a path."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Protocol
+
+import pyarrow as pa
+
+from proxist.errors import ConfigError
+
+_VOLATILE_TYPES = ("tmpfs", "ramfs")
+_OCTAL = re.compile(r"\\([0-7]{3})")
+
+
+class Files(Protocol):
+    """What the writer asks of the operating system. Every method raises OSError and means what the call of its name
+    means in POSIX; tests inject one that fails."""
+
+    def create(self, path: Path, size_bytes: int) -> int:
+        """Create a file that must not exist, with `size_bytes` of space set aside that reads as zeros."""
+
+    def write(self, fd: int, buffers: Sequence[pa.Buffer | bytes | memoryview], position: int) -> int:
+        """pwritev: write at `position`, maybe fewer bytes than given; how many were written."""
+
+    def datasync(self, fd: int) -> None:
+        """fdatasync."""
+
+    def sync_directory(self, path: Path) -> None:
+        """fsync of a directory: its entries are on disk on return."""
+
+    def close(self, fd: int) -> None: ...
+
+
+class OsFiles:
+    """The real ones."""
+
+    def create(self, path: Path, size_bytes: int) -> int:
+        fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+        try:
+            os.posix_fallocate(fd, 0, size_bytes)
+        except OSError:
+            os.close(fd)
+            path.unlink()
+            raise
+        return fd
+
+    def write(self, fd: int, buffers: Sequence[pa.Buffer | bytes | memoryview], position: int) -> int:
+        return os.pwritev(fd, buffers, position)
+
+    def datasync(self, fd: int) -> None:
+        os.fdatasync(fd)
+
+    def sync_directory(self, path: Path) -> None:
+        fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        try:
+            os.fsync(fd)
+        finally:
+            os.close(fd)
+
+    def close(self, fd: int) -> None:
+        os.close(fd)
+
+
+def fsync_is_meaningful(path: Path | str) -> bool:
+    """False where fsync keeps nothing over a power loss: tmpfs, ramfs, and overlay mounted `volatile`; only those."""
+    return _why_void(Path(path), Path("/proc/self/mountinfo")) is None
+
+
+def require_fsync(path: Path | str, subject: str) -> None:
+    """Raises ConfigError that names `subject` (say, `table 'trades'`) where durability `disk` would be a lie."""
+    if why := _why_void(Path(path), Path("/proc/self/mountinfo")):
+        raise ConfigError(
+            f"Durability 'disk' of {subject} is not possible in {path}: {why}, where fsync keeps nothing. "
+            "Use a data directory on a disk, or durability 'os' or 'mem'."
+        )
+
+
+def _why_void(path: Path, mountinfo: Path) -> str | None:
+    try:
+        lines = mountinfo.read_text().splitlines()
+    except OSError:
+        return None  # not Linux, or no /proc: nothing is known against the file system
+    real = path.resolve()
+    best, why = -1, None
+    for line in lines:
+        left, _, right = line.partition(" - ")
+        point = Path(_OCTAL.sub(lambda m: chr(int(m[1], 8)), left.split()[4]))
+        fs_type, _, options = right.split(" ", 2)
+        # The last of equal mount points is the one on top.
+        if real.is_relative_to(point) and len(point.parts) >= best:
+            best = len(point.parts)
+            if fs_type in _VOLATILE_TYPES:
+                why = f"{point} is {fs_type}"
+            elif fs_type == "overlay" and "volatile" in options.split(","):
+                why = f"{point} is an overlay mounted volatile"
+            else:
+                why = None
+    return why
