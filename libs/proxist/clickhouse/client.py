@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import threading
 import uuid
 from collections.abc import Mapping
@@ -9,24 +10,26 @@ from dataclasses import dataclass
 from typing import Any
 from urllib.parse import unquote, urlsplit
 
-import clickhouse_connect
 import pyarrow as pa
 from clickhouse_connect.driver.exceptions import ClickHouseError
 from clickhouse_connect.driver.external import ExternalData
 from clickhouse_connect.driver.httpclient import HttpClient
 from clickhouse_connect.driver.httputil import get_pool_manager
+from urllib3 import Timeout
 from urllib3.exceptions import HTTPError
 
 from proxist.clickhouse import ddl
 from proxist.clickhouse.failures import from_clickhouse
 from proxist.clickhouse.types import arrow_type_text, stored_schema, to_stored
-from proxist.errors import ConfigError, ProxistError, Unavailable
+from proxist.errors import ConfigError
 from proxist.model.ids import Offset, ShardId
 from proxist.model.table import Table
 
 INSERT_ROWS_MAX = 1_000_000
 """Rows of one insert: more would be cut into several blocks, and one insert must be one block (atomic, one token)."""
 POOL_CONNECTIONS_MAX = 32
+_ANSWER_GRACE_S = 2.0
+"""ClickHouse ends a statement at its own bound first, with a better message than a broken connection."""
 
 _INSERT_SETTINGS: dict[str, Any] = {
     "async_insert": 0,
@@ -137,7 +140,8 @@ class ClickHouse:
         settings = {**_INSERT_SETTINGS, "insert_deduplication_token": token, "query_id": f"{token}/{uuid.uuid4()}"}
         with self._statement() as client:
             # A memoryview: clickhouse-connect repeats bytes after a dropped connection, but not this.
-            client.raw_insert(ddl.table_name(table), names, memoryview(body), settings, fmt="ArrowStream")
+            block: Any = memoryview(body)
+            client.raw_insert(ddl.table_name(table), names, block, settings, fmt="ArrowStream")
 
     def offsets_present(
         self, table: Table, shard: ShardId, at_or_above: Offset, below: Offset | None = None
@@ -164,19 +168,23 @@ class ClickHouse:
         *,
         structures: Mapping[str, str] | None = None,
         database: str | None = None,
+        timeout_s: float | None = None,
     ) -> pa.Table:
         """Run a SELECT (or another statement that answers rows) and return its rows as ClickHouse's Arrow types.
 
         `external`: temporary tables of this statement alone, by name; `structures` gives a table's names and
         ClickHouse types (`types.structure`), else they follow from its Arrow schema. `database`: where unqualified
-        names are looked up (default `default`). A String column that is not UTF-8 comes back as binary.
+        names are looked up (default `default`). `timeout_s`: a bound that ClickHouse keeps too; DeadlineExceeded when
+        it passes. A String column that is not UTF-8 comes back as binary.
         """
         send = dict(settings or {})
         send["query_id"] = query_id or str(uuid.uuid4())
         if database is not None:
             send["database"] = database
+        if timeout_s is not None:
+            send.setdefault("max_execution_time", max(timeout_s, 0.001))
         data = _external_data(external, structures or {}) if external else None
-        with self._statement() as client:
+        with self._statement(timeout_s) as client:
             answer = client.raw_query(sql, settings=send, fmt="ArrowStream", external_data=data)
         if not answer:
             return pa.table({})
@@ -193,27 +201,28 @@ class ClickHouse:
         """Close the pooled connections. A later statement opens new ones."""
         self._pool.clear()
 
-    def _statement(self) -> _Statement:
+    def _statement(self, timeout_s: float | None = None) -> _Statement:
         with self._count_lock:
             self._statements += 1
-        return _Statement(self)
+        return _Statement(self, timeout_s)
 
     def _client(self) -> HttpClient:
         """This thread's client: clickhouse-connect objects are not shared between threads (its issue 295)."""
         client: HttpClient | None = getattr(self._local, "client", None)
         if client is None:
-            client = clickhouse_connect.get_client(
+            client = HttpClient(
                 interface="https" if self.endpoint.secure else "http",
                 host=self.endpoint.host,
                 port=self.endpoint.port,
                 username=self.endpoint.user,
                 password=self.endpoint.password,
-                connect_timeout=self._connect_timeout_s,
-                send_receive_timeout=self._answer_timeout_s,
+                connect_timeout=math.ceil(self._connect_timeout_s),
+                send_receive_timeout=math.ceil(self._answer_timeout_s),
                 query_retries=0,
                 compress=False,
                 autogenerate_session_id=False,
                 autogenerate_query_id=False,
+                database=None,
                 pool_mgr=self._pool,
             )
             client.http_retries = 0
@@ -222,27 +231,26 @@ class ClickHouse:
 
 
 class _Statement:
-    """Gives the thread's client and turns what it raises into Proxist's errors."""
+    """Gives the thread's client for one statement and turns what it raises into Proxist's errors."""
 
-    def __init__(self, owner: ClickHouse) -> None:
+    def __init__(self, owner: ClickHouse, timeout_s: float | None) -> None:
         self._owner = owner
+        self._timeout_s = timeout_s
 
     def __enter__(self) -> HttpClient:
         try:
-            return self._owner._client()
+            client = self._owner._client()
         except (ClickHouseError, HTTPError, OSError) as error:
-            raise self._without_effect(from_clickhouse(error, str(self._owner.endpoint))) from None
+            typed = from_clickhouse(error, str(self._owner.endpoint))
+            typed.details["outcome"] = "none"  # connecting failed: the statement itself was never sent
+            raise typed from None
+        read_s = self._owner._answer_timeout_s if self._timeout_s is None else self._timeout_s + _ANSWER_GRACE_S
+        client.timeout = Timeout(connect=self._owner._connect_timeout_s, read=read_s)
+        return client
 
     def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
         if isinstance(error, ClickHouseError | HTTPError | OSError):
-            raise from_clickhouse(error, str(self._owner.endpoint)) from None
-
-    @staticmethod
-    def _without_effect(error: ProxistError) -> ProxistError:
-        """Connecting failed, so the statement itself was never sent."""
-        if isinstance(error, Unavailable):
-            error.details["outcome"] = "none"
-        return error
+            raise from_clickhouse(error, str(self._owner.endpoint), bounded=self._timeout_s is not None) from None
 
 
 def _arrow_stream(rows: pa.Table) -> pa.Buffer:

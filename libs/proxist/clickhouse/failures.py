@@ -8,9 +8,10 @@ where ClickHouse answered, its error's `clickhouse_code` and `clickhouse_name`.
 from __future__ import annotations
 
 import re
+from typing import Any
 
 from clickhouse_connect.driver.exceptions import Error
-from urllib3.exceptions import ConnectTimeoutError, HTTPError, MaxRetryError, NewConnectionError
+from urllib3.exceptions import ConnectTimeoutError, MaxRetryError, NewConnectionError, ReadTimeoutError
 
 from proxist.errors import (
     DeadlineExceeded,
@@ -42,8 +43,11 @@ _PREFIX = re.compile(r".*?server response: ", re.DOTALL)
 _URL = re.compile(r" \(for url [^)]*\)\s*$")
 
 
-def from_clickhouse(error: Exception, where: str) -> ProxistError:
-    """The Proxist error for what a statement raised; `where` is the server's host:port, for the message."""
+def from_clickhouse(error: Exception, where: str, *, bounded: bool = False) -> ProxistError:
+    """The Proxist error for what a statement raised; `where` is the server's host:port, for the message.
+
+    `bounded`: the caller set the statement a time, so silence is DeadlineExceeded and not Unavailable.
+    """
     if isinstance(error, Error) and (error.name or error.code):
         return _answered(error, where)
     if _never_sent(error):
@@ -52,6 +56,8 @@ def from_clickhouse(error: Exception, where: str) -> ProxistError:
             retry_after_s=1.0,
             outcome="none",
         )
+    if bounded and _any_cause(error, ReadTimeoutError):
+        return DeadlineExceeded(f"ClickHouse at {where} did not answer in the statement's time.", outcome="unknown")
     return Unavailable(
         f"ClickHouse at {where} broke the connection before it answered, so whether the statement was executed is "
         "not known. Reads may be repeated; an insert is read back first.",
@@ -63,7 +69,7 @@ def from_clickhouse(error: Exception, where: str) -> ProxistError:
 def _answered(error: Error, where: str) -> ProxistError:
     name = error.name or "UNKNOWN"
     outcome = "unknown" if name in _UNKNOWN_OUTCOME else "failed"
-    details = {"clickhouse_code": error.code, "clickhouse_name": name, "outcome": outcome}
+    details: dict[str, Any] = {"clickhouse_code": error.code, "clickhouse_name": name, "outcome": outcome}
     text = f"ClickHouse at {where} answered {name}: {_plain_message(str(error))}"
     if name in _NOT_FOUND:
         return NotFound(text, **details)
@@ -85,11 +91,14 @@ def _plain_message(text: str) -> str:
 
 def _never_sent(error: BaseException) -> bool:
     """Whether the connection could not even be opened."""
-    seen: BaseException | None = error
-    while seen is not None:
-        if isinstance(seen, NewConnectionError | ConnectTimeoutError):
+    return _any_cause(error, NewConnectionError, ConnectTimeoutError)
+
+
+def _any_cause(error: BaseException | None, *kinds: type[BaseException]) -> bool:
+    """Whether `error` or anything it came from is one of `kinds`."""
+    while error is not None:
+        reason = error.reason if isinstance(error, MaxRetryError) else error
+        if isinstance(reason, kinds):
             return True
-        if isinstance(seen, MaxRetryError) and isinstance(seen.reason, NewConnectionError | ConnectTimeoutError):
-            return True
-        seen = seen.__cause__ or (seen.__context__ if isinstance(seen, Error | HTTPError) else None)
+        error = error.__cause__ or error.__context__
     return False
