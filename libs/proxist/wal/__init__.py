@@ -12,6 +12,7 @@ survive a loss of power). Byte format: docs/formats/wal.md.
 from proxist.wal.chain import LogPath, list_logs, list_shards, log_directory, shard_directory
 from proxist.wal.files import Files, OsFiles, fsync_is_meaningful, require_fsync
 from proxist.wal.lock import DirectoryLock
+from proxist.wal.mark import LogMark
 from proxist.wal.reader import LogReader
 from proxist.wal.record import (
     Record,
@@ -25,7 +26,7 @@ from proxist.wal.record import (
     rows_record,
 )
 from proxist.wal.recover import RecoveredLog, TornTail, recover_log
-from proxist.wal.writer import SEGMENT_BYTES, LogMark, LogWriter
+from proxist.wal.writer import SEGMENT_BYTES, LogWriter
 
 __all__ = [
     "SEGMENT_BYTES",

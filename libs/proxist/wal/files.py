@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import re
 from collections.abc import Sequence
@@ -13,6 +14,8 @@ import pyarrow as pa
 from proxist.errors import ConfigError
 
 _VOLATILE_TYPES = ("tmpfs", "ramfs")
+_BUFFERS_MAX = 1000
+"""Below Linux' IOV_MAX of 1024."""
 _OCTAL = re.compile(r"\\([0-7]{3})")
 
 
@@ -63,6 +66,38 @@ class OsFiles:
 
     def close(self, fd: int) -> None:
         os.close(fd)
+
+
+def write_all(files: Files, fd: int, parts: Sequence[pa.Buffer | bytes], position: int) -> None:
+    """Write every byte of `parts` at `position`, in as many calls as that takes. Raises OSError."""
+    for at in range(0, len(parts), _BUFFERS_MAX):
+        buffers: list[pa.Buffer | bytes | memoryview] = list(parts[at : at + _BUFFERS_MAX])
+        while buffers:
+            written = files.write(fd, buffers, position)
+            if written <= 0:
+                raise OSError(errno.EIO, "the file took no bytes")
+            position += written
+            buffers = _rest(buffers, written)
+
+
+def _rest(buffers: list[pa.Buffer | bytes | memoryview], written: int) -> list[pa.Buffer | bytes | memoryview]:
+    """What is left of `buffers` after a write of `written` bytes (os.pwritev may write fewer than it was given)."""
+    for at, buffer in enumerate(buffers):
+        if written < len(buffer):
+            return [memoryview(buffer)[written:], *buffers[at + 1 :]]
+        written -= len(buffer)
+    return []
+
+
+def make_directories(path: Path, files: Files) -> None:
+    """mkdir -p, with each new entry fsynced in its parent."""
+    missing = []
+    while not path.exists():
+        missing.append(path)
+        path = path.parent
+    for directory in reversed(missing):
+        directory.mkdir(exist_ok=True)
+        files.sync_directory(directory.parent)
 
 
 def fsync_is_meaningful(path: Path | str) -> bool:

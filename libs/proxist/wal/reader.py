@@ -10,8 +10,8 @@ from proxist.errors import LogCorrupt
 from proxist.model.ids import Offset
 from proxist.wal._format import Damage
 from proxist.wal._walk import CHUNK_BYTES, Walker
+from proxist.wal.mark import LogMark
 from proxist.wal.record import Record
-from proxist.wal.writer import LogMark
 
 __all__ = ["CHUNK_BYTES", "LogReader"]
 

@@ -130,6 +130,8 @@ def rows_record(
     hash where the record holds only a part of what the producer sent under that number. With 0 rows pass `body=b""`.
     """
     content = hash_content(body) if content_hash is None else content_hash
+    if len(content) != len(NO_HASH):
+        raise InvalidArgument(f"The content hash has {len(content)} bytes; it is an xxh3_128 digest of {len(NO_HASH)}.")
     return RecordIn(RecordKind.ROWS, rows, body, content, arrived_ns, producer, batch_number)
 
 

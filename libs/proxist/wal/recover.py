@@ -23,9 +23,9 @@ from proxist.wal._salvage import Place, sound_after
 from proxist.wal._walk import Walker
 from proxist.wal.chain import list_segments
 from proxist.wal.files import OsFiles
+from proxist.wal.mark import LogMark
 from proxist.wal.reader import LogReader, corrupt
 from proxist.wal.record import Record, RecordKind
-from proxist.wal.writer import LogMark
 
 
 @dataclass(frozen=True, slots=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import shutil
 import threading
 import time
@@ -12,7 +13,7 @@ from typing import Any, NamedTuple, NoReturn
 
 import pyarrow as pa
 
-from proxist.errors import AlreadyExists, BatchTooLarge, Unavailable
+from proxist.errors import AlreadyExists, BatchTooLarge, Overloaded, Unavailable
 from proxist.model.ids import Epoch, LogId, Offset, ShardId, TableId, log_id
 from proxist.wal._format import (
     FLAG_PRODUCER,
@@ -25,7 +26,8 @@ from proxist.wal._format import (
     record_bytes,
 )
 from proxist.wal.chain import UNFINISHED_SUFFIX, log_directory, segment_path
-from proxist.wal.files import Files, OsFiles
+from proxist.wal.files import Files, OsFiles, make_directories, write_all
+from proxist.wal.mark import LogMark
 from proxist.wal.record import RecordIn, RecordKind, carry_record
 
 SEGMENT_BYTES = 64 * 2**20
@@ -33,20 +35,6 @@ SEGMENT_BYTES = 64 * 2**20
 directory entry) is nothing beside its writing."""
 UNSYNCED_SEGMENTS_MAX = 4
 """Full segments that may wait for a sync: past it, append waits for the disk instead of filling the page cache."""
-_BUFFERS_MAX = 1000
-"""Below Linux' IOV_MAX of 1024."""
-
-
-class LogMark(NamedTuple):
-    """A point between two records of a log, as its writer or its recovery vouches for it."""
-
-    end: Offset
-    """Every row below it lies before the point."""
-    records: int
-    """How many records lie before the point."""
-    segment: int
-    position: int
-    """Byte in that segment where the point is."""
 
 
 class LogWriter:
@@ -129,7 +117,7 @@ class LogWriter:
         building = log_dir.with_name(log_dir.name + UNFINISHED_SUFFIX)
         writer = cls(building, log_id(shard, epoch), start, table_id, schemas, segment_bytes, files, now_ns)
         try:
-            _make_directories(log_dir.parent, files)
+            make_directories(log_dir.parent, files)
             shutil.rmtree(building, ignore_errors=True)
             building.mkdir()
             writer.append([carry_record(carry, now_ns())])
@@ -179,8 +167,8 @@ class LogWriter:
         """Write records in order; rows take the offsets from `end` on. Returns the new `end`.
 
         True on return: all of them are written to the file (level `os`: they survive a crash of the process). Raises
-        BatchTooLarge (nothing was written) for a record above 1 GiB, Unavailable after a failure; then none, some or
-        all may be found by recovery.
+        BatchTooLarge for a record above 512 MiB and Overloaded where the disk has no room for the next segment (nothing
+        was written, the log goes on); Unavailable after a failure: then none, some or all may be found by recovery.
         """
         for record in records:
             if len(record.body) > RECORD_BYTES_MAX // 2:
@@ -193,26 +181,40 @@ class LogWriter:
             self._check_usable_locked()
             if self._sealed:
                 raise Unavailable(f"Log {self.log_dir} is sealed.", path=str(self.log_dir), cause="sealed")
-            try:
-                return self._append_locked(records)
-            except OSError as error:
-                self._poison_locked("append", error)
+            return self._append_locked(records)
 
     def _append_locked(self, records: Sequence[RecordIn]) -> Offset:
+        # Planned before anything is written, so that a wrong argument or a full disk leaves the log as it was.
+        pieces, mark, previous = self._plan_locked(records)
+        try:
+            fds = self._create_segments_locked(pieces)
+            for piece in pieces:
+                if piece.segment is not None:
+                    if self._fd >= 0:
+                        self._rolled.append(self._fd)
+                    self._fd, self._room, self._directory_dirty = fds.pop(0), piece.room, True
+                write_all(self._files, self._fd, piece.parts, piece.position)
+        except OSError as error:
+            self._poison_locked("append", error)
+        self._previous = previous
+        self._mark = mark
+        return mark.end
+
+    def _plan_locked(self, records: Sequence[RecordIn]) -> tuple[list[_Piece], LogMark, int]:
+        """What to write where, the mark after it, and the checksum of the last record."""
         end, count, segment, position = self._mark
-        previous, synced = self._previous, self._synced
+        previous, synced, room = self._previous, self._synced, self._room
         schema_version = self._schemas[-1][0]
-        begin = position
         parts: list[pa.Buffer | bytes] = []
-        for record in records:
-            kind, rows, body, content_hash, arrived_ns, producer, batch_number = record
+        pieces = [_Piece(None, room, position, parts)]
+        for kind, rows, body, content_hash, arrived_ns, producer, batch_number in records:
             name = b"" if producer is None else producer.encode()
             length = record_bytes(len(name), len(body))
-            if position + length > self._room:
-                self._write_locked(parts, begin, position)
+            if position + length > room:
                 segment += 1
-                position = self._roll_locked(SegmentStart(segment, end, count, previous), length)
-                begin, parts = position, []
+                header, room = self._segment_header_locked(segment, end, count, previous, length)
+                parts, position = [header], len(header)
+                pieces.append(_Piece(segment, room, 0, parts))
             head = RecordHead(
                 length, FORMAT_VERSION, kind, 0 if producer is None else FLAG_PRODUCER, previous, schema_version,
                 self.log, count, end, rows, len(name), batch_number, self._table_id, synced.end, synced.records,
@@ -223,40 +225,48 @@ class LogWriter:
             position += length
             end = Offset(end + rows)
             count += 1
-        self._write_locked(parts, begin, position)
-        self._previous = previous
-        self._mark = LogMark(end, count, segment, position)
-        return end
+        return pieces, LogMark(end, count, segment, position), previous
 
-    def _write_locked(self, parts: Sequence[pa.Buffer | bytes], position: int, stop: int) -> None:
-        for at in range(0, len(parts), _BUFFERS_MAX):
-            buffers: list[Any] = list(parts[at : at + _BUFFERS_MAX])
-            while buffers:
-                written = self._files.write(self._fd, buffers, position)
-                if written <= 0:
-                    raise OSError(5, "the file took no bytes")
-                position += written
-                buffers = _rest(buffers, written)
-        assert position == stop, (position, stop)
-
-    def _roll_locked(self, begin: SegmentStart, length: int) -> int:
-        """Start the segment that has room for a record of `length` bytes; returns the position after its header.
-
-        Nothing is flushed here: a header that a power loss takes is a torn tail like any other, since no `synced` can
-        name a record behind it.
-        """
+    def _segment_header_locked(
+        self, segment: int, first: Offset, first_record: int, previous: int, length: int
+    ) -> tuple[bytes, int]:
+        """Header and size of a segment that has room for a record of `length` bytes."""
         head = SegmentHead(
-            self.log, begin.segment, begin.first, begin.first_record, self._synced.end, self._synced.records,
-            begin.previous, self._table_id, 0, self._now_ns(), self._schemas, 0,
+            self.log, segment, first, first_record, self._synced.end, self._synced.records, previous, self._table_id,
+            0, self._now_ns(), self._schemas, 0,
         )  # fmt: skip
         room = max(self._segment_bytes, len(pack_segment(head)) + length)
-        header = pack_segment(head._replace(segment_bytes=room))
-        fd = self._files.create(segment_path(self.log_dir, begin.segment), room)
-        if self._fd >= 0:
-            self._rolled.append(self._fd)
-        self._fd, self._room, self._directory_dirty = fd, room, True
-        self._write_locked([header], 0, len(header))
-        return len(header)
+        return pack_segment(head._replace(segment_bytes=room)), room
+
+    def _create_segments_locked(self, pieces: Sequence[_Piece]) -> list[int]:
+        """Files for the pieces that begin a segment, in order. Raises Overloaded where the disk has no room for them;
+        none is left then.
+
+        Nothing is flushed here: a segment that a power loss takes is a torn tail like any other, since no `synced`
+        names a record of it before `sync` has flushed file and directory.
+        """
+        fds: list[int] = []
+        paths: list[Path] = []
+        try:
+            for piece in pieces:
+                if piece.segment is not None:
+                    path = segment_path(self.log_dir, piece.segment)
+                    fds.append(self._files.create(path, piece.room))
+                    paths.append(path)
+        except OSError as error:
+            for fd, path in zip(fds, paths, strict=True):
+                self._files.close(fd)
+                path.unlink()
+            if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+                raise
+            raise Overloaded(
+                f"The disk has no room for the next segment of log {self.log_dir}: {error.strerror}. "
+                "Nothing was written; free space on the volume of `data_dir`.",
+                retry_after_s=1.0,
+                path=str(self.log_dir),
+                cause=str(error.strerror),
+            ) from None
+        return fds
 
     def sync(self) -> Offset:
         """fdatasync. True on return: everything that was appended before the call is on disk; returns `synced`.
@@ -303,27 +313,26 @@ class LogWriter:
     def seal(self) -> Offset:
         """End the log in good order: a SEAL record, synced. Appending afterwards raises Unavailable. Returns `end`."""
         with self._lock:
+            self._check_usable_locked()
             if not self._sealed:
-                self._check_usable_locked()
-                try:
-                    self._append_locked([RecordIn(RecordKind.SEAL, arrived_ns=self._now_ns())])
-                except OSError as error:
-                    self._poison_locked("append", error)
+                self._append_locked([RecordIn(RecordKind.SEAL, arrived_ns=self._now_ns())])
                 self._sealed = True
         return self.sync()
 
     def close(self, *, sync: bool = True) -> None:
         """Give the files back; repeating it does nothing. With `sync`, everything appended is on disk on return,
         unless the log is poisoned (then close is silent: its caller has had the error)."""
-        if sync and self._failure is None and not self._closed:
-            self.sync()
-        with self._sync_lock, self._lock:
-            self._closed = True
-            self._moved.notify_all()
-            fds = [*self._rolled, self._fd] if self._fd >= 0 else self._rolled
-            self._rolled, self._fd = [], -1
-            for fd in fds:
-                self._files.close(fd)
+        try:
+            if sync and self._failure is None and not self._closed:
+                self.sync()
+        finally:
+            with self._sync_lock, self._lock:
+                self._closed = True
+                self._moved.notify_all()
+                fds = [*self._rolled, self._fd] if self._fd >= 0 else self._rolled
+                self._rolled, self._fd = [], -1
+                for fd in fds:
+                    self._files.close(fd)
 
     def __enter__(self) -> LogWriter:
         return self
@@ -349,30 +358,10 @@ class LogWriter:
         raise AssertionError("unreachable: a poisoned log raises")
 
 
-class SegmentStart(NamedTuple):
-    """What a segment begins with, and the checksum of the record before it."""
+class _Piece(NamedTuple):
+    """Bytes to write into one segment: the current one, or (`segment` set) a new one of `room` bytes."""
 
-    segment: int
-    first: Offset
-    first_record: int
-    previous: int
-
-
-def _rest(buffers: list[Any], written: int) -> list[Any]:
-    """What is left of `buffers` after a write of `written` bytes (os.pwritev may write fewer than it was given)."""
-    for at, buffer in enumerate(buffers):
-        if written < len(buffer):
-            return [memoryview(buffer)[written:], *buffers[at + 1 :]]
-        written -= len(buffer)
-    return []
-
-
-def _make_directories(path: Path, files: Files) -> None:
-    """mkdir -p, with each new entry fsynced in its parent."""
-    missing = []
-    while not path.exists():
-        missing.append(path)
-        path = path.parent
-    for directory in reversed(missing):
-        directory.mkdir(exist_ok=True)
-        files.sync_directory(directory.parent)
+    segment: int | None
+    room: int
+    position: int
+    parts: list[pa.Buffer | bytes]
