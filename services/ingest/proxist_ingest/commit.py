@@ -1,0 +1,267 @@
+"""One group commit: from parts that are valid to rows that are logged, on disk, visible and acked, in that order.
+
+Everything here runs on the shard's writer thread. Any exception that leaves `Committer` means that log and memory may
+differ: the shard must stop, and recovery from the log makes them equal again.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import NamedTuple, Protocol
+
+import pyarrow as pa
+
+from proxist.errors import NotOwner, ProxistError
+from proxist.hot.writer import HotSet
+from proxist.model.ids import Epoch, Offset, ShardId
+from proxist.model.table import Table
+from proxist.wal.record import RecordIn, cut_record, encode_body, persisted_record, rows_record
+from proxist.wal.writer import LogWriter
+from proxist_ingest.bounds import Bounds
+from proxist_ingest.cutter import Cutter
+from proxist_ingest.ladder import Ladder
+from proxist_ingest.part import LEVELS, Part, PartAck
+from proxist_ingest.producers import Original, Producers
+from proxist_ingest.residency import Residency, concat
+from proxist_ingest.seqdedup import SeqDedup
+
+
+class Lease(Protocol):
+    """What fences the owner: rows may be acked only before `valid_until_ns` (CLOCK_MONOTONIC)."""
+
+    @property
+    def valid_until_ns(self) -> int: ...
+
+
+@dataclass(frozen=True, slots=True)
+class Carried:
+    """What a shard knows beside its rows, as recovery rebuilt it."""
+
+    producers: Producers
+    dedup: SeqDedup | None
+    bounds: Bounds
+    persisted: Offset
+
+
+class _Accepted(NamedTuple):
+    part: Part
+    rows: pa.RecordBatch
+    original: Original
+
+
+class _Group:
+    """What a group adds to the log, in order."""
+
+    def __init__(self, end: Offset, ordinal: int) -> None:
+        self.end = end
+        self.ordinal = ordinal
+        self.records: list[RecordIn] = []
+        self.accepted: list[_Accepted] = []
+        self.repeats: list[tuple[Part, Original]] = []
+        self.cuts: list[Offset] = []
+
+    def add(self, record: RecordIn) -> None:
+        self.records.append(record)
+        self.ordinal += 1
+        self.end = Offset(self.end + record.rows)
+
+
+@dataclass(slots=True)
+class Counts:
+    """What the metrics page shows of one shard; written by its writer alone."""
+
+    rows: int = 0
+    batches: int = 0
+    repeats: int = 0
+    refused: int = 0
+    groups: int = 0
+    syncs: int = 0
+    sync_ns: int = 0
+
+
+class Committer:
+    """The write path of one shard under one epoch."""
+
+    def __init__(
+        self,
+        table: Table,
+        shard: ShardId,
+        epoch: Epoch,
+        log: LogWriter,
+        hot: HotSet,
+        carried: Carried,
+        ladder: Ladder,
+        lease: Lease,
+        after_append: Callable[[], None],
+    ) -> None:
+        """`after_append` is called when records wait for a sync that this thread does not do (levels below disk)."""
+        self.counts = Counts()
+        self.residency = Residency(table, shard, hot)
+        self.cutter = Cutter(table.spec.flush, log.end)
+        self._table = table
+        self._shard = shard
+        self._epoch = epoch
+        self._log = log
+        self._hot = hot
+        self._producers = carried.producers
+        self._dedup = carried.dedup
+        self._bounds = carried.bounds
+        self._ladder = ladder
+        self._lease = lease
+        self._after_append = after_append
+        self._syncs_inline = table.spec.durability == "disk"
+
+    def commit(self, parts: list[Part]) -> None:
+        """Answer every part: its rows are at its level, or it is refused and left no trace.
+
+        Where no lease protects the ack any more it raises NotOwner; the parts not yet answered are then in doubt.
+        """
+        with_rows = [part.rows for part in parts if part.rows.num_rows]
+        if len(parts) > 1 and not self.residency.room(*with_rows):
+            for part in parts:  # one by one, each finds out for itself
+                self.commit([part])
+            return
+        self._check_lease()
+        group = _Group(self._log.end, self._log.mark.records)
+        now_ns = time.monotonic_ns()
+        if self.cutter.due(now_ns):
+            self._add_cut(group)
+        for part in parts:
+            self._take(group, part, now_ns, alone=len(parts) == 1)
+        self._write(group)
+        self._publish(group)
+        self._answer(group)
+
+    def cut(self) -> Offset:
+        """Close the open batch, if it has rows; followers see it once it is on disk. Returns the shard's end."""
+        group = _Group(self._log.end, self._log.mark.records)
+        self._add_cut(group)
+        self._write(group)
+        return group.end
+
+    def set_persisted(self, persisted: Offset) -> None:
+        """Every row below `persisted` is in ClickHouse: logged first, so that the floor never passes an unlogged mark."""
+        self._log.append([persisted_record(persisted, time.time_ns())])
+        self._hot.set_persisted(persisted)
+        self._bounds.forget_below(persisted)
+        self._ladder.advance(persisted=persisted)
+
+    def sync(self) -> None:
+        """fdatasync; then followers see what was cut before it and raised acks go out. Called on one thread at most."""
+        cut_before = self._bounds.last
+        started_ns = time.monotonic_ns()
+        self._log.sync()
+        self.counts.syncs += 1
+        self.counts.sync_ns += time.monotonic_ns() - started_ns
+        self._ladder.advance(synced=self._log.synced_mark.records)
+        self._bounds.expose(cut_before)
+
+    def _take(self, group: _Group, part: Part, now_ns: int, *, alone: bool) -> None:
+        """Put `part` into the group, or answer it: a repeat, or an error."""
+        try:
+            if part.producer is not None:
+                original = self._producers.check(part.producer, part.number, part.content_hash)
+                if original is not None:
+                    group.repeats.append((part, original))
+                    return
+            rows, body = self._deduplicated(part)
+            # Before anything is written: what is refused was never accepted. (A group of several was checked as one.)
+            if alone and rows.num_rows and not self.residency.room(rows):
+                raise self.residency.refusal(rows)
+        except ProxistError as error:
+            self.counts.refused += 1
+            part.done(error)
+            return
+        self._accept(group, part, rows, body, now_ns)
+
+    def _deduplicated(self, part: Part) -> tuple[pa.RecordBatch, pa.Buffer | bytes]:
+        if self._dedup is None or not part.rows.num_rows:
+            return part.rows, part.body
+        rows = self._dedup.filter(part.rows)
+        if rows is part.rows:
+            return rows, part.body
+        return rows, encode_body(rows) if rows.num_rows else b""
+
+    def _accept(self, group: _Group, part: Part, rows: pa.RecordBatch, body: pa.Buffer | bytes, now_ns: int) -> None:
+        first = group.end
+        if rows.num_rows or part.producer is not None:
+            group.add(
+                rows_record(
+                    body,
+                    rows.num_rows,
+                    time.time_ns(),
+                    producer=part.producer,
+                    batch_number=part.number,
+                    content_hash=part.content_hash,
+                )
+            )
+        original = Original(self._epoch, first, group.end, group.ordinal)
+        if part.producer is not None:
+            self._producers.accept(part.producer, part.number, part.content_hash, original)
+        if self._dedup is not None:
+            self._dedup.accept(rows)
+        group.accepted.append(_Accepted(part, rows, original))
+        if rows.num_rows and self.cutter.add(group.end, len(body), now_ns):
+            self._add_cut(group)
+
+    def _add_cut(self, group: _Group) -> None:
+        if self.cutter.end > self.cutter.cut_at:
+            bound = self.cutter.cut()
+            group.add(cut_record(bound, time.time_ns()))
+            group.cuts.append(bound)
+
+    def _write(self, group: _Group) -> None:
+        if not group.records:
+            return
+        end = self._log.append(group.records)
+        assert end == group.end, f"the log ends at {end}, the group at {group.end}"
+        for bound in group.cuts:
+            self._bounds.cut(self._epoch, bound)
+        self.counts.groups += 1
+        if self._syncs_inline:
+            self.sync()
+        else:
+            self._after_append()
+
+    def _publish(self, group: _Group) -> None:
+        # After the flush: it may have taken longer than the lease, and whoever owns the shard then has not these rows.
+        self._check_lease()
+        with_rows = [accepted for accepted in group.accepted if accepted.rows.num_rows]
+        if with_rows:
+            rows = concat([accepted.rows for accepted in with_rows])
+            self._hot.append(rows, with_rows[0].original.first, time.time_ns())
+            self._hot.publish(group.end)
+            self.counts.rows += rows.num_rows
+        self._ladder.advance(visible=group.ordinal)
+
+    def _answer(self, group: _Group) -> None:
+        self.counts.batches += len(group.accepted)
+        self.counts.repeats += len(group.repeats)
+        for part, _, original in group.accepted:
+            self._promise(part, original, duplicate=False)
+        for part, original in group.repeats:
+            self._promise(part, original, duplicate=True)
+
+    def _promise(self, part: Part, original: Original, *, duplicate: bool) -> None:
+        """Ack `part` when its rows are at its level, and again for each follow-up that is above it."""
+        ack = PartAck(self._shard, original.end - original.first, duplicate, part.level, original.epoch, original.end)
+        self._ladder.wait(part.level, original, lambda error: part.done(error or ack))
+        for level in part.follow_ups:
+            if part.climbed is not None and LEVELS.index(level) > LEVELS.index(part.level):
+                self._follow_up(part, original, replace(ack, level=level))
+
+    def _follow_up(self, part: Part, original: Original, ack: PartAck) -> None:
+        climbed = part.climbed
+        assert climbed is not None
+        self._ladder.wait(ack.level, original, lambda error: climbed(error or ack))
+
+    def _check_lease(self) -> None:
+        if time.monotonic_ns() >= self._lease.valid_until_ns:
+            raise NotOwner(
+                f"The lease of this node ended while it owned shard {self._shard} of table {self._table.name!r}. "
+                "It acks nothing more; the shard's next owner answers in a moment.",
+                retry_after_s=1.0,
+                shard=self._shard,
+            )

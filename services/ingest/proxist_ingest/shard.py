@@ -1,0 +1,349 @@
+"""One shard that this node owns: its writer thread, its syncer, and what any thread may ask of it."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable
+from concurrent.futures import Future
+from dataclasses import dataclass
+from typing import TypeVar
+
+import structlog
+
+from proxist.errors import InvalidArgument, NotOwner, ProxistError, Stale, Unavailable
+from proxist.hot.ops import HotOp, HotPart, Marks, Probes
+from proxist.hot.reader import HotReader
+from proxist.hot.writer import HotSet
+from proxist.model.ids import Epoch, Offset, ShardId, TimeNs
+from proxist.model.table import Table
+from proxist.wal.writer import LogWriter
+from proxist_ingest.bounds import Bounds
+from proxist_ingest.commit import Carried, Committer, Counts, Lease
+from proxist_ingest.inbox import Inbox
+from proxist_ingest.ladder import Ladder
+from proxist_ingest.part import Part
+
+RESIDENCY_PERIOD_NS = 100_000_000
+"""How often the hot window is looked at: short against any sensible window, long against an eviction step."""
+
+log = structlog.get_logger("proxist.ingest.shard")
+T = TypeVar("T")
+
+
+@dataclass(frozen=True, slots=True)
+class EvictTo:
+    """Where the floor is to go: below a time, to persisted (`all`), or so that the newest rows stay."""
+
+    before_ns: TimeNs | None = None
+    rows: int | None = None
+
+
+class Shard:
+    """An open shard. `write` and every read are for any thread; what changes the shard runs on its writer thread.
+
+    When the writer thread fails (a write, a flush, the lease, a bug), nothing more is acked, every waiting sender is
+    told, readers are stopped, and `on_fatal` is called with the error: the process must end and recover.
+    """
+
+    def __init__(
+        self,
+        table: Table,
+        shard: ShardId,
+        epoch: Epoch,
+        log_writer: LogWriter,
+        hot: HotSet,
+        carried: Carried,
+        lease: Lease,
+        on_fatal: Callable[[ProxistError], None],
+        *,
+        epoch_page_path: str | None = None,
+    ) -> None:
+        self.table = table
+        self.id = shard
+        self.epoch = epoch
+        self.slot = table.shard_ids.index(shard)
+        self.log_writer = log_writer
+        self.bounds: Bounds = carried.bounds
+        self.producers = carried.producers
+        self._hot = hot
+        self._reader: HotReader = hot.reader(epoch_page_path)
+        self._ladder = Ladder(carried.persisted)
+        self._inbox = Inbox(f"Shard {shard} of table {table.name!r}")
+        self._on_fatal = on_fatal
+        self._unsynced = threading.Event()
+        self._stopping = threading.Event()
+        self._published = threading.Condition()
+        self._committer = Committer(
+            table, shard, epoch, log_writer, hot, carried, self._ladder, lease, self._unsynced.set
+        )
+        self._failed: ProxistError | None = None
+        self._closed = False
+        self._fail_lock = threading.Lock()  # guards _failed and _closed, and the hot set's lease
+        self._writer = threading.Thread(target=self._write_loop, name=f"shard-{shard}", daemon=True)
+        self._syncer: threading.Thread | None = None
+        if table.spec.durability != "disk":
+            self._syncer = threading.Thread(target=self._sync_loop, name=f"shard-{shard}-sync", daemon=True)
+
+    # ---- life ------------------------------------------------------------------------------------------------------
+
+    def start(self) -> None:
+        """Rows are accepted from now on."""
+        self._writer.start()
+        if self._syncer is not None:
+            self._syncer.start()
+
+    def stop(self, why: str = "is stopping on this node") -> None:
+        """Refuse new rows, finish what was accepted, seal the log and end. After a failure it only ends."""
+        gone = NotOwner(
+            f"Shard {self.id} of table {self.table.name!r} {why}. Read the shard map again, and send the rows there.",
+            retry_after_s=0.5,
+            shard=self.id,
+        )
+        self._inbox.close(gone)
+        if self._writer.ident is not None:
+            self._writer.join()
+        self._stopping.set()
+        self._unsynced.set()
+        if self._syncer is not None and self._syncer.ident is not None:
+            self._syncer.join()
+        self._end(gone)
+
+    def fail(self, error: ProxistError) -> None:
+        """Stop acks and reads at once: the lease is lost, or another shard of this process failed."""
+        with self._fail_lock:
+            if self._failed is not None or self._closed:
+                return
+            self._failed = error
+            self._hot.set_lease_until(0)
+        self._inbox.close(error)
+        for part in self._inbox.clear():
+            part.done(error)
+        self._ladder.fail(error)
+        self.bounds.close(error)
+        self._stopping.set()
+        self._unsynced.set()
+        with self._published:
+            self._published.notify_all()
+
+    def _end(self, gone: ProxistError) -> None:
+        with self._fail_lock:
+            failed, self._closed = self._failed is not None, True
+        self._ladder.fail(gone)
+        self.bounds.close(gone)
+        if not failed:
+            self.log_writer.seal()
+        self.log_writer.close(sync=not failed)
+        self._reader.close()
+        self._hot.close()
+
+    # ---- writing ---------------------------------------------------------------------------------------------------
+
+    def write(self, part: Part) -> None:
+        """Queue a part; `part.done` tells. Blocks while the queue is full, then raises Overloaded; NotOwner once the
+        shard is stopping."""
+        self._inbox.put(part)
+
+    def flush(self) -> Offset:
+        """Close the open batch now; returns the shard's end: everything acked before the call lies below it."""
+        return self._on_writer(self._committer.cut)
+
+    def advance_persisted(self, epoch: Epoch, persisted: Offset) -> None:
+        """Every row below `persisted` is confirmed in ClickHouse. True on return: logged, and readers see it.
+
+        An older mark is ignored. Raises NotOwner for another epoch and InvalidArgument for an offset that is not the
+        end of a batch that followers were given.
+        """
+        if epoch != self.epoch:
+            raise NotOwner(
+                f"Persisted {persisted} of shard {self.id} was sent for epoch {epoch}, but this owner's is {self.epoch}. "
+                "Read the owner's epoch again.",
+                shard=self.id,
+                epoch=self.epoch,
+            )
+        if persisted <= self._hot.marks().persisted:
+            return
+        if persisted > self.bounds.exposed or not self.bounds.is_bound(persisted):
+            raise InvalidArgument(
+                f"Persisted {persisted} of shard {self.id} is not the end of a batch that was sent; batches are known up "
+                f"to {self.bounds.exposed}. Advance batch by batch.",
+                shard=self.id,
+            )
+        self._on_writer(lambda: self._committer.set_persisted(persisted))
+
+    def evict(self, to: EvictTo) -> Marks:
+        """Move the floor, never above persisted; the marks afterwards."""
+
+        def move() -> None:
+            residency = self._committer.residency
+            if to.before_ns is not None:
+                residency.move_floor_before(to.before_ns)
+            elif to.rows is not None:
+                residency.keep_rows(to.rows)
+            else:
+                residency.move_floor(self._hot.marks().persisted)
+
+        self._on_writer(move)
+        return self.marks()
+
+    def wait_persisted(self, end: Offset, timeout_s: float) -> bool:
+        """Wait until every row below `end` is in ClickHouse; False after `timeout_s`. Raises what ended the shard."""
+        deadline = time.monotonic() + timeout_s
+        with self._published:
+            while self._hot.marks().persisted < end:
+                self._check_alive()
+                left_s = deadline - time.monotonic()
+                if left_s <= 0:
+                    return False
+                self._published.wait(left_s)
+            return True
+
+    # ---- reading ---------------------------------------------------------------------------------------------------
+
+    def run(self, op: HotOp, probes: Probes | None = None) -> HotPart:
+        """Answer from the hot set as of one instant."""
+        self._check_alive()
+        return self._reader.run(op, probes)
+
+    def wait_end(self, end: Offset, wait_ns: int) -> bool:
+        """Wait until the shard's end is at least `end`; False after `wait_ns`."""
+        deadline_ns = time.monotonic_ns() + wait_ns
+        with self._published:
+            while self._hot.marks().end < end:
+                self._check_alive()
+                left_ns = deadline_ns - time.monotonic_ns()
+                if left_ns <= 0:
+                    return False
+                self._published.wait(left_ns / 1e9)
+            return True
+
+    def require_end(self, end: Offset | None, wait_ns: int) -> None:
+        """As `wait_end`, but raises Stale where the end was not reached."""
+        if end is not None and not self.wait_end(end, wait_ns):
+            raise Stale(
+                f"Shard {self.id} stands at {self._hot.marks().end}, but {end} was asked for and not reached within "
+                f"{wait_ns / 1e9:g} s. Wait longer, or read without it.",
+                retry_after_s=0.1,
+                shard=self.id,
+            )
+
+    def marks(self) -> Marks:
+        """Where the shard stands."""
+        return self._hot.marks()
+
+    @property
+    def counts(self) -> Counts:
+        return self._committer.counts
+
+    @property
+    def used_bytes(self) -> int:
+        return self._hot.used_bytes
+
+    def waiting_acks(self) -> int:
+        """How many acks wait for a higher level."""
+        return self._ladder.waiting()
+
+    def readonly_fd(self) -> int:
+        """A descriptor of the hot set for readers of this host; the caller closes it."""
+        self._check_alive()
+        return self._hot.readonly_fd()
+
+    def set_lease_until(self, valid_until_ns: int) -> None:
+        """The lease was extended: readers may answer until then."""
+        with self._fail_lock:
+            if self._failed is None and not self._closed:
+                self._hot.set_lease_until(valid_until_ns)
+
+    def _check_alive(self) -> None:
+        if self._failed is not None:
+            raise self._failed
+
+    # ---- the writer thread -----------------------------------------------------------------------------------------
+
+    def _write_loop(self) -> None:
+        try:
+            next_look_ns = time.monotonic_ns() + RESIDENCY_PERIOD_NS
+            while True:
+                due_ns = self._committer.cutter.due_ns()
+                work = self._inbox.drain(next_look_ns if due_ns is None else min(due_ns, next_look_ns))
+                if work is None:
+                    return
+                self._do(work)
+                now_ns = time.monotonic_ns()
+                if self._committer.cutter.due(now_ns):
+                    self._committer.cut()
+                if now_ns >= next_look_ns:
+                    more = self._committer.residency.age_out(time.time_ns())
+                    next_look_ns = now_ns if more else now_ns + RESIDENCY_PERIOD_NS
+        except BaseException as error:
+            self._die(error)
+
+    def _do(self, work: list[Part] | Callable[[], None]) -> None:
+        if not isinstance(work, list):
+            work()
+        elif work:
+            try:
+                self._committer.commit(work)
+            except BaseException as error:
+                typed = self._typed(error)
+                for part in work:
+                    part.done(typed)  # those already answered ignore it
+                raise
+        else:
+            return
+        with self._published:
+            self._published.notify_all()
+
+    def _on_writer(self, work: Callable[[], T]) -> T:
+        """Run `work` between two groups and return what it returned."""
+        done: Future[T] = Future()
+
+        def run() -> None:
+            try:
+                done.set_result(work())
+            except BaseException as error:
+                done.set_exception(self._typed(error))
+                raise
+
+        self._inbox.command(run)
+        while True:
+            try:
+                return done.result(timeout=0.5)
+            except TimeoutError:
+                if done.done():
+                    raise
+                self._check_alive()
+                if not self._writer.is_alive() and not done.done():
+                    raise Unavailable(f"Shard {self.id} is closed.", shard=self.id) from None
+
+    # ---- the syncer thread, for levels below disk ------------------------------------------------------------------
+
+    def _sync_loop(self) -> None:
+        try:
+            while True:
+                self._unsynced.wait()
+                stopping = self._stopping.is_set()
+                self._unsynced.clear()
+                if self._failed is not None:
+                    return
+                self._committer.sync()
+                if stopping:
+                    return
+        except BaseException as error:
+            self._die(error)
+
+    def _die(self, error: BaseException) -> None:
+        typed = self._typed(error)
+        log.error("the shard failed", shard=self.id, table=self.table.name, error=typed.message, exc_info=error)
+        self.fail(typed)
+        self._on_fatal(typed)
+
+    def _typed(self, error: BaseException) -> ProxistError:
+        if isinstance(error, ProxistError):
+            return error
+        return Unavailable(
+            f"Shard {self.id} of table {self.table.name!r} stopped: this node cannot go on and restarts. Send again in a "
+            "moment.",
+            retry_after_s=1.0,
+            shard=self.id,
+        )

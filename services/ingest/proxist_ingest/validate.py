@@ -1,0 +1,216 @@
+"""From what a client sent to rows of the table: every rule is checked here, before anything touches the log.
+
+The result is canonical: the same rows give the same bytes however they were encoded, sliced or padded, because the
+bytes are hashed to tell a producer's repeat from a conflict.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from proxist.errors import BatchTooLarge, InvalidBatch, SchemaMismatch
+from proxist.model.ids import TIME_MAX, TIME_MIN
+from proxist.model.table import Column, TableSpec
+from proxist.model.types import accepts
+from proxist.model.units import format_time_ns
+
+BATCH_ROWS_MAX = 1 << 20
+"""Rows per batch: one batch is one record of the log and one step of the writer, a second of it at the most."""
+BATCH_BYTES_MAX = 64 * 2**20
+"""Bytes per batch, as the table's schema stores it: as large as a segment of the log."""
+KEY_BYTES_MAX = 1024
+"""Bytes of a key: keys stay in memory for ever, in each reader's dictionary too."""
+STRING_BYTES_MAX = 64 * 2**10
+"""Bytes of another string: strings are dictionary-encoded, so long ones that never repeat belong into binary."""
+
+_PER_SECOND = {"s": 1, "ms": 10**3, "us": 10**6, "ns": 10**9}
+_DAY_S = 86400
+_LAST_SECOND = 10_413_791_999
+"""2299-12-31T23:59:59Z: the last second of ClickHouse's DateTime64, and the last day of its Date32."""
+
+
+def normalise(batch: pa.RecordBatch, spec: TableSpec) -> pa.RecordBatch:
+    """The rows of `batch` under the table's schema: its column order, its types, canonical buffers.
+
+    Raises SchemaMismatch (names the column), InvalidBatch (names column and row) or BatchTooLarge. Nothing else comes
+    out, however damaged the buffers are: they are validated in full before a value is read.
+    """
+    subject = f"The batch for table {spec.name!r}"
+    _check_names(batch.schema, spec, subject)
+    _check_size(batch.num_rows, sum(_known_bytes(column) for column in batch.columns), subject)
+    try:
+        batch.validate(full=True)
+    except pa.ArrowException as error:
+        raise InvalidBatch(
+            f"{subject} is not a valid Arrow batch ({_first_line(error)}). Offsets, dictionary indices and UTF-8 are "
+            "checked in full; send what an Arrow library built."
+        ) from None
+    columns = [_column(batch.column(column.name), column, subject) for column in spec.columns]
+    _check_strings(columns, spec, subject)
+    rows = pa.RecordBatch.from_arrays(columns, schema=spec.schema)
+    _check_size(rows.num_rows, rows.nbytes, subject)
+    return rows
+
+
+def check_schema(schema: pa.Schema, spec: TableSpec) -> None:
+    """Raises SchemaMismatch unless a batch of `schema` may hold rows of the table: what a stream is told at its start."""
+    _check_names(schema, spec, f"The stream for table {spec.name!r}")
+
+
+def _check_names(schema: pa.Schema, spec: TableSpec, subject: str) -> None:
+    expected = ", ".join(f"{c.name} {c.type}" for c in spec.columns)
+    names = schema.names
+    if twice := sorted({name for name in names if names.count(name) > 1}):
+        raise SchemaMismatch(f"{subject} has column {twice[0]!r} twice. Send each column once.", column=twice[0])
+    declared = {c.name for c in spec.columns}
+    if missing := [c.name for c in spec.columns if c.name not in set(names)]:
+        raise SchemaMismatch(
+            f"{subject} lacks column {missing[0]!r}. The table's columns are {expected}; send each of them.",
+            column=missing[0],
+        )
+    if extra := [name for name in names if name not in declared]:
+        raise SchemaMismatch(
+            f"{subject} has column {extra[0]!r}, which the table does not have. Its columns are {expected}; drop the column.",
+            column=extra[0],
+        )
+    for column in spec.columns:
+        incoming = schema.field(column.name).type
+        if not accepts(column.type, incoming):
+            raise SchemaMismatch(
+                f"{subject} has column {column.name!r} as {incoming}, but the table declares {column.type}. "
+                "Cast it before sending.",
+                column=column.name,
+            )
+
+
+def _known_bytes(column: pa.Array) -> int:
+    """Bytes of the buffers as they came; unlike `nbytes` it reads no value, so corrupt offsets cannot mislead it."""
+    return sum(buffer.size for buffer in column.buffers() if buffer is not None) if column.offset == 0 else 0
+
+
+def _check_size(row_count: int, byte_count: int, subject: str) -> None:
+    if row_count > BATCH_ROWS_MAX:
+        raise BatchTooLarge(f"{subject} has {row_count} rows, but {BATCH_ROWS_MAX} is the limit. Split it.")
+    if byte_count > BATCH_BYTES_MAX:
+        raise BatchTooLarge(f"{subject} has {byte_count} bytes, but {BATCH_BYTES_MAX} is the limit. Split it.")
+
+
+def _column(array: pa.Array, column: Column, subject: str) -> pa.Array:
+    if not array.type.equals(column.type):
+        array = _cast(array, column, subject)
+    if array.null_count and not column.nullable:
+        row = pc.index(array.is_null(), True).as_py()
+        raise InvalidBatch(
+            f"{subject} has a null in column {column.name!r}, row {row}, which is not nullable. "
+            "Fill it, or declare the column nullable.",
+            column=column.name,
+            row=row,
+        )
+    if pa.types.is_list(array.type) and array.flatten().null_count:
+        raise InvalidBatch(
+            f"{subject} has a null inside a list of column {column.name!r}. List elements cannot be null; leave it out.",
+            column=column.name,
+        )
+    _check_range(array, column, subject)
+    return canonical(array)
+
+
+def _cast(array: pa.Array, column: Column, subject: str) -> pa.Array:
+    try:
+        return array.cast(column.type)
+    except pa.ArrowException as error:
+        raise InvalidBatch(
+            f"{subject} has column {column.name!r} as {array.type}, which does not fit {column.type} "
+            f"({_first_line(error)}). Send it as {column.type}.",
+            column=column.name,
+        ) from None
+
+
+def _check_range(array: pa.Array, column: Column, subject: str) -> None:
+    """Instants that ClickHouse cannot hold would come back as others once they are cold: they are refused here."""
+    bounds = _bounds(array.type)
+    if bounds is not None and array.null_count < len(array):
+        integers = array.view(pa.int32() if pa.types.is_date32(array.type) else pa.int64())
+        lowest, highest = (value.as_py() for value in pc.min_max(integers).values())
+        if lowest < bounds[0] or highest > bounds[1]:
+            outside = lowest if lowest < bounds[0] else highest
+            row = pc.index(integers, outside).as_py()
+            last = format_time_ns(TIME_MAX) if bounds[1] == TIME_MAX else "2299-12-31"
+            raise InvalidBatch(
+                f"{subject} has {_show(outside, array.type)} in column {column.name!r}, row {row}, but times from "
+                f"{format_time_ns(TIME_MIN)} to {last} can be stored. Correct the unit or drop the row.",
+                column=column.name,
+                row=row,
+            )
+
+
+def _check_strings(columns: list[pa.Array], spec: TableSpec, subject: str) -> None:
+    for array, column in zip(columns, spec.columns, strict=True):
+        if not pa.types.is_string(array.type) or not len(array):
+            continue
+        limit = KEY_BYTES_MAX if column.name == spec.key else STRING_BYTES_MAX
+        longest = pc.max(pc.binary_length(array)).as_py() or 0
+        if longest > limit:
+            raise InvalidBatch(
+                f"{subject} has a string of {longest} bytes in column {column.name!r}, but {limit} is the limit there. "
+                "Shorten it; long values that never repeat belong into a binary column.",
+                column=column.name,
+            )
+
+
+def _bounds(type_: pa.DataType) -> tuple[int, int] | None:
+    if pa.types.is_timestamp(type_):
+        scale = _PER_SECOND[type_.unit]
+        last = TIME_MAX if type_.unit == "ns" else (_LAST_SECOND + 1) * scale - 1
+        return TIME_MIN // 10**9 * scale, last
+    if pa.types.is_date32(type_):
+        return TIME_MIN // 10**9 // _DAY_S, _LAST_SECOND // _DAY_S
+    if pa.types.is_date64(type_):
+        return TIME_MIN // 10**6, _LAST_SECOND * 1000 + 999
+    return None
+
+
+def _show(value: int, type_: pa.DataType) -> str:
+    unit = "days" if pa.types.is_date32(type_) else "ms" if pa.types.is_date64(type_) else type_.unit
+    return f"{value} {unit} since 1970"
+
+
+def canonical(array: pa.Array) -> pa.Array:
+    """`array` with buffers that depend on its values alone: no slack, no offset, zeroes under nulls and past the end."""
+    if pa.types.is_boolean(array.type):
+        return _canonical_bool(array)
+    if array.null_count or (not _is_tight(array)):
+        return array.take(pa.array(np.arange(len(array), dtype=np.int64)))
+    return array
+
+
+def _canonical_bool(array: pa.Array) -> pa.Array:
+    if array.null_count:
+        nulls = array.is_null().to_numpy(zero_copy_only=False)
+        return pa.array(array.fill_null(False).to_numpy(zero_copy_only=False), mask=nulls)
+    return pa.array(array.to_numpy(zero_copy_only=False))
+
+
+def _is_tight(array: pa.Array) -> bool:
+    if array.offset:
+        return False
+    if pa.types.is_list(array.type):
+        return not len(array) or (array.offsets[0].as_py() == 0 and len(array.values) == array.offsets[-1].as_py())
+    if not (pa.types.is_string(array.type) or pa.types.is_binary(array.type)):
+        return True
+    _, offsets, values = array.buffers()
+    if offsets is None or values is None or not len(array):
+        return False
+    ends = np.frombuffer(offsets, dtype=np.int32, count=len(array) + 1)
+    return bool(ends[0] == 0 and ends[-1] == values.size)
+
+
+def _first_line(error: BaseException) -> str:
+    return str(error).partition("\n")[0].rstrip(". ")
+
+
+def column_bytes(rows: pa.RecordBatch) -> int:
+    """Bytes of the rows as stored: what flush thresholds and queue bounds count."""
+    return int(rows.nbytes)
