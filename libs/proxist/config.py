@@ -22,7 +22,7 @@ from pydantic_settings import BaseSettings, SettingsConfigDict
 from proxist.errors import ConfigError
 
 ENV_PREFIX = "PROXIST_"
-NOT_SETTINGS = ("PROXIST_CONFIG", "PROXIST_CONTROLPLANE", "PROXIST_TEST_")
+NOT_SETTINGS = ("PROXIST_CONFIG", "PROXIST_CONTROLPLANE", "PROXIST_ETCD_BINARY", "PROXIST_TEST_")
 """Variables (or their beginnings) of programs and tests, which are not settings of a service."""
 
 
@@ -54,6 +54,16 @@ class ServiceConfig(BaseSettings):
     @property
     def etcd_endpoints(self) -> list[str]:
         return [endpoint.strip() for endpoint in self.etcd.split(",") if endpoint.strip()]
+
+    @property
+    def flight_socket(self) -> Path:
+        """Where the Flight door listens beside TCP."""
+        return self.run_dir / f"{self.name}.sock"
+
+    @property
+    def attach_socket(self) -> Path:
+        """Where an owner hands out descriptors of its hot sets."""
+        return self.run_dir / f"{self.name}.attach"
 
     @field_validator("etcd")
     @classmethod
@@ -89,13 +99,19 @@ class ServiceConfig(BaseSettings):
         return self
 
 
+_TEMP_BYTES_MAX = 48
+"""What a unix socket's 107 bytes leave for the temporary directory, below it `proxist-<uid>/<12 digits>/<name>.attach`."""
+
 C = TypeVar("C", bound=ServiceConfig)
 
 
 def default_run_dir(data_dir: Path) -> Path:
     """A short directory of this user and of `data_dir` alone."""
     digest = hashlib.blake2b(str(data_dir.resolve()).encode(), digest_size=6).hexdigest()
-    return Path(tempfile.gettempdir()) / f"proxist-{os.getuid()}" / digest
+    base = tempfile.gettempdir()
+    if len(base.encode()) > _TEMP_BYTES_MAX:
+        base = "/tmp"
+    return Path(base) / f"proxist-{os.getuid()}" / digest
 
 
 def is_loopback(host: str) -> bool:

@@ -1,0 +1,94 @@
+"""`proxist up`: a whole local cluster under one supervisor, on loopback, without passwords."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from proxist.cli import parts
+from proxist.cli.supervisor import Supervisor
+from proxist.errors import ProxistError
+from proxist.rpc.status import exit_code
+
+Status = Mapping[str, Mapping[str, Any]]
+
+
+def up(data_dir: Path, port_base: int | None, ingest: int, query: int, as_json: bool, log_level: str) -> int:
+    """Run until SIGINT or SIGTERM; returns the exit code. What a user reads is on stdout, the rest on stderr.
+
+    With `as_json` stdout carries exactly one line, when all is ready: SURFACE's `proxist up --json`.
+    """
+    # Inside: `proxist --help` must not wait for what the log lock imports.
+    from proxist.rpc.run_dir import prepare_run_dir
+    from proxist.wal.lock import DirectoryLock
+
+    try:
+        data_dir = data_dir.resolve()
+        with DirectoryLock(data_dir):
+            run_dir = prepare_run_dir(data_dir)
+            ports = parts.choose_ports(port_base, ingest, query)
+            planned = parts.plan(data_dir, run_dir, ports, ingest, query, log_level)
+            supervisor = Supervisor(planned, data_dir / "logs", run_dir, _say)
+            supervisor.run(_print_json if as_json else lambda status: _print_table(status, data_dir))
+            return 0
+    except ProxistError as error:
+        _say(f"error: {error.message}")
+        part_code = error.details.get("exit_code")  # of the part that could not start
+        return part_code if isinstance(part_code, int) and part_code > 0 else exit_code(error)
+
+
+def endpoints(status: Status) -> dict[str, Any]:
+    """SURFACE's JSON from the supervisor's status."""
+
+    def doors(part: Mapping[str, Any]) -> dict[str, str]:
+        return {door: part[door] for door in ("flight", "flight_unix", "grpc", "http", "attach") if door in part}
+
+    def of_role(role: str) -> list[dict[str, str]]:
+        return [doors(part) for part in status.values() if part["role"] == role]
+
+    return {
+        "query": of_role("query"),
+        "ingest": of_role("ingest"),
+        "persister": of_role("persister")[0],
+        "controlplane": of_role("controlplane")[0],
+        "etcd": status["etcd"]["grpc"],
+        "clickhouse": status["clickhouse"]["http"],
+        "pids": {name: part["pid"] for name, part in status.items()},
+    }
+
+
+def _print_json(status: Status) -> None:
+    print(json.dumps(endpoints(status)), flush=True)
+
+
+def _print_table(status: Status, data_dir: Path) -> None:
+    from rich.console import Console
+    from rich.table import Table
+
+    table = Table("part", "pid", "Flight", "gRPC", "HTTP", title="Proxist is up", title_justify="left")
+    for name, part in sorted(status.items()):
+        table.add_row(name, str(part["pid"]), part.get("flight", ""), part.get("grpc", ""), part.get("http", ""))
+    console = Console(width=None if sys.stdout.isatty() else 120)
+    console.print(table)
+    query = next(part for part in status.values() if part["role"] == "query")
+    console.print(
+        f'Connect with proxist.connect("{query["flight"]}"); data and logs are in {data_dir}. Ctrl-C ends everything.',
+        highlight=False,
+        soft_wrap=True,
+    )
+    sys.stdout.flush()
+
+
+def _say(line: str) -> None:
+    print(line, file=sys.stderr, flush=True)
+
+
+def end(code: int) -> None:
+    """Leave at once: nothing is left to clean up, and importers may have left threads behind."""
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(code)

@@ -1,0 +1,168 @@
+"""A whole cluster for tests: `proxist up` as a process of its own, on free ports."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import selectors
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+
+from proxist.cli.supervisor import HOLD_DIRECTORY, PARTS_FILE, STOP_S_MAX
+from proxist.config import default_run_dir
+
+START_S_MAX = 90.0
+LOG_TAIL_BYTES = 4_000
+POLL_S = 0.02
+
+_live: set[LocalCluster] = set()
+
+
+class LocalCluster:
+    """A context manager. `endpoints` is the line of `proxist up --json` and stays true over restarts of parts, except
+    `pids`: those are of the start, `pid(part)` is current.
+
+    Parts are named as in `endpoints["pids"]`: ingest-0, query-0, persister-0, controlplane-0, etcd, clickhouse.
+    """
+
+    def __init__(self, data_dir: Path, *, ingest: int = 1, query: int = 1, port_base: int = 0) -> None:
+        self.data_dir = data_dir
+        self.run_dir = default_run_dir(data_dir)
+        self.endpoints: dict[str, Any] = {}
+        self._arguments = ["--ingest", str(ingest), "--query", str(query), "--port-base", str(port_base)]
+        self._process: subprocess.Popen[bytes] | None = None
+
+    def start(self) -> Self:
+        """On return every part is ready. Raises AssertionError with the end of every log where that fails."""
+        self.data_dir.mkdir(parents=True, exist_ok=True)
+        command = [sys.executable, "-m", "proxist.cli.proxist", "up", "--json", "--data-dir", str(self.data_dir)]
+        with (self.data_dir / "up.log").open("ab") as log:
+            self._process = subprocess.Popen([*command, *self._arguments], stdout=subprocess.PIPE, stderr=log)
+        _live.add(self)
+        line = _read_line(self._process, START_S_MAX)
+        if not line:
+            logs = self.logs()
+            self.stop()
+            raise AssertionError(f"the cluster did not start\n{logs}")
+        self.endpoints = json.loads(line)
+        return self
+
+    def stop(self) -> int:
+        """SIGTERM and wait: the exit code of `proxist up`. The data stays, the run directory goes."""
+        _live.discard(self)
+        process = self._process
+        if process is None:
+            return 0
+        process.terminate()
+        try:
+            code = process.wait(4 * STOP_S_MAX)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            code = process.wait()
+        assert process.stdout is not None
+        process.stdout.close()
+        self._process = None
+        shutil.rmtree(self.run_dir, ignore_errors=True)
+        return code
+
+    def __enter__(self) -> Self:
+        return self.start()
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
+        self.stop()
+
+    @property
+    def supervisor_pid(self) -> int:
+        assert self._process is not None, "the cluster was not started"
+        return self._process.pid
+
+    def status(self) -> dict[str, dict[str, Any]]:
+        """{part: {"role", "pid", "state", endpoints…}} at this moment, as the supervisor knows it."""
+        return dict(json.loads((self.run_dir / PARTS_FILE).read_text())["parts"])
+
+    def pid(self, part: str) -> int:
+        """Of the part's present process."""
+        return int(self.status()[part]["pid"])
+
+    def kill(self, part: str) -> int:
+        """kill -9 of one part, and wait until the process is gone: its pid. The supervisor starts it again."""
+        return self.signal(part, signal.SIGKILL)
+
+    def signal(self, part: str, number: signal.Signals) -> int:
+        """Send `number` to one part and wait until that process is gone: its pid. Not for signals that do not end it."""
+        pid = self.pid(part)
+        os.kill(pid, number)
+        self.until(lambda: not _runs(pid), f"{part} (pid {pid}) is gone")
+        return pid
+
+    def wait_ready(self, part: str, *, other_than: int = 0, timeout_s: float = 60.0) -> int:
+        """Wait until the part is ready, in a process other than pid `other_than`: its pid."""
+
+        def ready() -> bool:
+            status = self.status()[part]
+            return status["state"] == "ready" and status["pid"] != other_than
+
+        self.until(ready, f"{part} is ready", timeout_s)
+        return self.pid(part)
+
+    @contextlib.contextmanager
+    def stopped(self, part: str) -> Iterator[None]:
+        """The part is killed and stays down inside the block; ready again on return."""
+        hold = self.run_dir / HOLD_DIRECTORY / part
+        hold.parent.mkdir(exist_ok=True)
+        hold.touch()
+        try:
+            pid = self.kill(part)
+            yield
+        finally:
+            hold.unlink()
+        self.wait_ready(part, other_than=pid)
+
+    def until(self, condition: Callable[[], bool], what: str, timeout_s: float = 60.0) -> None:
+        """Poll until `condition` holds. Raises AssertionError with the logs after `timeout_s`."""
+        deadline = time.monotonic() + timeout_s
+        while not condition():
+            if time.monotonic() > deadline:
+                raise AssertionError(f"not within {timeout_s:.0f} s: {what}\n{self.logs()}")
+            time.sleep(POLL_S)
+
+    def logs(self) -> str:
+        """The end of every log, by part."""
+        files = [self.data_dir / "up.log", *sorted((self.data_dir / "logs").glob("*.log"))]
+        return "\n".join(f"--- {file.name}\n{_end_of(file)}" for file in files if file.exists())
+
+
+def live_clusters() -> list[LocalCluster]:
+    """The clusters of this process that run now; a failing test shows their logs."""
+    return list(_live)
+
+
+def _end_of(file: Path) -> str:
+    with file.open("rb") as opened:
+        opened.seek(max(0, file.stat().st_size - LOG_TAIL_BYTES))
+        return opened.read().decode(errors="replace")
+
+
+def _read_line(process: subprocess.Popen[bytes], timeout_s: float) -> bytes:
+    """The first line of its stdout; empty where the process ends, or says nothing, before `timeout_s`."""
+    assert process.stdout is not None
+    with selectors.DefaultSelector() as selector:
+        selector.register(process.stdout, selectors.EVENT_READ)
+        return process.stdout.readline() if selector.select(timeout_s) else b""
+
+
+def _runs(pid: int) -> bool:
+    """Whether the process exists and is not a zombie that its parent has yet to collect."""
+    try:
+        state = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
+    except OSError:
+        return False
+    return state != "Z"
