@@ -1,0 +1,151 @@
+"""One query's reads of shards: tokens, freshness and completeness, and the cut that each shard got.
+
+A shard is cut once per query: a second read of it (a table joined with itself) sees the same end.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
+
+from proxist.errors import InvalidArgument, NotFound, Stale, TransientError
+from proxist.hot.ops import HotOp, HotPart, Probes
+from proxist.model.ids import Epoch, Offset, ShardId
+from proxist.model.query import Freshness, Query
+from proxist.model.receipt import Cut
+from proxist.model.table import Table
+from proxist.model.token import Mark, Token
+from proxist.seam.cuts import Chain, ColdCut, cold_cut
+from proxist.seam.sources import Catalog, HotSource, Step, no_step
+
+
+@dataclass(frozen=True, slots=True)
+class ReadRules:
+    """What a query asks of every shard that it touches."""
+
+    freshness: Freshness = field(default_factory=Freshness)
+    as_of: Token | None = None
+    best_effort: bool = False
+
+    @staticmethod
+    def of(query: Query) -> ReadRules:
+        return ReadRules(query.freshness, query.as_of, query.completeness == "best_effort")
+
+
+@dataclass(frozen=True, slots=True)
+class ShardPart:
+    """A hot part with what its cold side needs."""
+
+    shard: ShardId
+    part: HotPart
+    chain: Chain
+    cold: ColdCut | None
+    """None where nothing of the shard can be in history."""
+
+
+class ShardReader:
+    """Reads shards for one query. Not thread-safe: one query, one reader."""
+
+    def __init__(self, catalog: Catalog, hot: HotSource, rules: ReadRules, step: Step = no_step) -> None:
+        self._catalog = catalog
+        self._hot = hot
+        self._rules = rules
+        self._step = step
+        self._cuts: dict[ShardId, Cut] = {}
+        self.missing: list[str] = []
+        """What a best-effort answer lacks, in words."""
+
+    @property
+    def best_effort(self) -> bool:
+        return self._rules.best_effort
+
+    @property
+    def cuts(self) -> tuple[Cut, ...]:
+        """One per shard that was read so far, by shard."""
+        return tuple(cut for _, cut in sorted(self._cuts.items()))
+
+    def read(
+        self, table: Table, shard: ShardId, op: Callable[[Offset | None], HotOp], probes: Probes | None = None
+    ) -> ShardPart | None:
+        """Run `op(end)` on the shard, `end` being the clamp that the query's token asks for.
+
+        None where the shard does not answer and the query takes best effort. Raises InvalidArgument (as_of lacks the
+        shard), TokenLost, Stale, and what the source raises.
+        """
+        self._step()
+        try:
+            return self._read(table, shard, op, probes)
+        except TransientError as error:
+            if not self._rules.best_effort:
+                raise
+            self.missing.append(f"shard {shard} of table {table.name!r}: {error.message}")
+            return None
+
+    def _read(
+        self, table: Table, shard: ShardId, op: Callable[[Offset | None], HotOp], probes: Probes | None
+    ) -> ShardPart:
+        subject = f"shard {shard} of table {table.name!r}"
+        chain = self._catalog.chain(shard, Epoch(0))
+        clamp, least = self._clamp(table, shard), self._least(shard)
+        if least is not None:
+            chain.check(least, subject)
+        part = self._hot.run(
+            shard, op(clamp.end if clamp else None), probes, least.end if least else None, self._rules.freshness.wait_ns
+        )
+        if part.epoch > chain.newest:
+            chain = self._catalog.chain(shard, part.epoch)
+        if least is not None:
+            # Again, now that the chain knows the epoch which answered: rows that a fail-over lost have no end to reach.
+            chain.check(least, subject)
+            self._check_reached(part, least, subject)
+        part = part if clamp is None else replace(part, epoch=clamp.epoch, end=Offset(min(part.end, clamp.end)))
+        self._cuts.setdefault(shard, Cut(table.name, shard, part.epoch, Offset(min(part.seam, part.end)), part.end))
+        return ShardPart(shard, part, chain, cold_cut(chain, part.epoch, part.seam, part.end))
+
+    def _clamp(self, table: Table, shard: ShardId) -> Mark | None:
+        """The end that the shard must be read at: an earlier read's of this query, else `as_of`'s."""
+        if shard in self._cuts:
+            return Mark(self._cuts[shard].epoch, self._cuts[shard].end)
+        if self._rules.as_of is None:
+            return None
+        mark = self._rules.as_of.marks.get(shard)
+        if mark is None:
+            raise InvalidArgument(
+                f"`as_of` has no entry for shard {shard} of table {table.name!r}, but needs one for every shard that "
+                "the query touches. Use the token of an answer to the same query, or one merged with it.",
+                shard=shard,
+            )
+        return mark
+
+    def _least(self, shard: ShardId) -> Mark | None:
+        """What the shard must have reached: the later of `as_of` and `min_token`."""
+        marks = [t.marks.get(shard) for t in (self._rules.as_of, self._rules.freshness.min_token) if t is not None]
+        known = [mark for mark in marks if mark is not None]
+        return max(known, key=lambda mark: (mark.end, mark.epoch), default=None)
+
+    def _check_reached(self, part: HotPart, least: Mark, subject: str) -> None:
+        as_of = self._rules.as_of is not None
+        if part.end >= least.end:
+            return
+        if self._rules.freshness.on_stale == "hot" and not as_of:
+            self.missing.append(f"{subject}: rows [{part.end}, {least.end}) of `min_token`")
+            return
+        raise Stale(
+            f"{subject.capitalize()} stands at offset {part.end}, below {least.end} of the token, after waiting "
+            f'{self._rules.freshness.wait_ns // 1_000_000} ms. Try again, raise `wait_ms`, or set `on_stale` to "hot".',
+            retry_after_s=0.1,
+            end=part.end,
+            wanted=least.end,
+        )
+
+
+def shards_of(table: Table, keys: tuple[str, ...] | None) -> dict[ShardId, tuple[str, ...] | None]:
+    """The shards that hold `keys`, each with its share of them; None means all keys, of all shards."""
+    if not table.shard_ids:
+        raise NotFound(f"Table {table.name!r} has no shards. Create it again.")
+    if keys is None:
+        return dict.fromkeys(table.shard_ids)
+    shares: dict[ShardId, list[str]] = {}
+    for key in dict.fromkeys(keys):
+        shares.setdefault(table.shard_ids[table.slot_of(key)], []).append(key)
+    return {shard: tuple(share) for shard, share in sorted(shares.items())}

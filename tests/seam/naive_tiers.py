@@ -1,0 +1,208 @@
+"""Rows in plain lists, split over RAM and history as the marks say: the model beside the executor."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+
+from proxist.errors import NotFound, Unavailable
+from proxist.hot.ops import ColdNeed, HotAsof, HotFirstBy, HotLastBy, HotOp, HotPart, HotScan, Probes
+from proxist.model.ids import Epoch, Offset, ShardId, TableId, log_id
+from proxist.model.table import Table, parse_spec
+from proxist.seam.cuts import Chain, ColdCut, Log
+from proxist.seam.sources import ColdAsof, ColdFirstBy, ColdLastBy, ColdOp, ColdScan
+
+NAMES = ("symbol", "ts", "id", "price", "_log", "_offset")
+
+
+def make_table(shards: int = 1, seq: bool = True, name: str = "trades", first_shard: int = 1) -> Table:
+    spec = parse_spec(
+        {
+            "name": name,
+            "time": "ts",
+            "key": "symbol",
+            "seq": "id" if seq else None,
+            "columns": [
+                {"name": "ts", "type": "timestamp[ns, tz=UTC]"},
+                {"name": "symbol", "type": "string"},
+                {"name": "id", "type": "uint64"},
+                {"name": "price", "type": "int64", "nullable": True},
+            ],
+        }
+    )
+    return Table(TableId(1), "default", spec, tuple(ShardId(first_shard + i) for i in range(shards)))
+
+
+@dataclass(frozen=True)
+class Row:
+    symbol: str
+    ts: int
+    id: int
+    price: int | None
+    shard: int
+    offset: int
+    epoch: int
+
+    def order(self, seq: bool) -> tuple[int, int, int, int]:
+        return (self.ts, self.id if seq else 0, self.offset, self.shard)
+
+    def value(self, name: str) -> Any:
+        if name == "_log":
+            return log_id(ShardId(self.shard), Epoch(self.epoch))
+        return self.offset if name == "_offset" else getattr(self, name)
+
+
+@dataclass
+class Shard:
+    """`stored` is what ClickHouse has: everything below persisted, and whatever else a test puts there."""
+
+    rows: list[Row] = field(default_factory=list)
+    stored: list[Row] = field(default_factory=list)
+    floor: int = 0
+    persisted: int = 0
+    end: int = 0
+    logs: list[Log] = field(default_factory=lambda: [Log(Epoch(1), Offset(0), None, "open")])
+    down: bool = False
+
+
+@dataclass
+class Tiers:
+    """A catalog, a hot source and a cold source over the same lists."""
+
+    table_: Table
+    shards: dict[int, Shard]
+    statements: int = 0
+    hot_reads: int = 0
+    precise: bool = True
+    """Whether the hot side names the keys that need cold, or says: all."""
+
+    def write(self, symbol: str, ts: int, id_: int, price: int | None) -> Row:
+        number = self.table_.shard_ids[self.table_.slot_of(symbol)]
+        shard = self.shards[number]
+        row = Row(symbol, ts, id_, price, number, shard.end, shard.logs[-1].epoch)
+        shard.rows.append(row)
+        shard.stored.append(row)
+        shard.end += 1
+        return row
+
+    def move(self, number: int, floor: int, persisted: int) -> None:
+        shard = self.shards[number]
+        shard.persisted = min(persisted, shard.end)
+        shard.floor = min(floor, shard.persisted)
+
+    def rows(self, ends: dict[int, int] | None = None) -> list[Row]:
+        """The table as it was at `ends`."""
+        return [r for n, s in self.shards.items() for r in s.rows if r.offset < (ends or {}).get(n, s.end)]
+
+    # Catalog
+    def table(self, tenant: str, name: str) -> Table:
+        if name != self.table_.name or tenant != "default":
+            raise NotFound(f"Table {name!r} is unknown.")
+        return self.table_
+
+    def chain(self, shard: ShardId, at_least: Epoch) -> Chain:
+        return Chain(shard, tuple(self.shards[shard].logs))
+
+    # HotSource
+    def run(self, shard: ShardId, op: HotOp, probes: Probes | None, min_end: Offset | None, wait_ns: int) -> HotPart:
+        self.hot_reads += 1
+        state = self.shards[shard]
+        if state.down:
+            raise Unavailable(f"Shard {shard} has no owner.")
+        end = state.end if op.end is None else min(state.end, op.end)
+        seam = state.persisted if isinstance(op, HotScan) and op.seam == "persisted" else state.floor
+        rows = [r for r in state.rows if seam <= r.offset < end]
+        evicted = {r.symbol for r in state.rows if r.offset < min(seam, end)}
+        cold = ColdNeed()
+        if isinstance(op, HotAsof):
+            assert probes is not None
+            found = matches(rows, probes, op, self.seq)
+            names = tuple(dict.fromkeys((*(op.columns or NAMES[:4]), "ts", "id", "_offset")))
+            batch = batch_of([found[i] for i in range(len(probes.times_ns))], names, self.table_)
+            keys = probes.keys.to_pylist()
+            cold = ColdNeed((), np.array([i for i, k in enumerate(keys) if k in evicted], np.int64))
+        else:
+            asked = [r for r in rows if op.keys is None or r.symbol in op.keys]
+            found = scanned(asked, op, self.seq) if isinstance(op, HotScan) else by_key(asked, op, self.seq)
+            names = tuple(dict.fromkeys(("symbol", "ts", "id", *(op.columns or NAMES[:4]), "_offset")))
+            batch = batch_of(found, names, self.table_)
+            need = tuple(sorted(k for k in evicted if op.keys is None or k in op.keys))
+            cold = ColdNeed(need if self.precise or not need else None)
+        floor, persisted = Offset(state.floor), Offset(state.persisted)
+        return HotPart(batch, state.logs[-1].epoch, Offset(seam), Offset(end), floor, persisted, cold)
+
+    # ColdSource
+    def read(self, op: ColdOp) -> pa.Table:
+        self.statements += 1
+        cuts = {cut.shard: cut for cut in op.cuts}
+        rows = [
+            r
+            for n, s in self.shards.items()
+            for r in s.stored
+            if n in cuts and _holds(cuts[ShardId(n)], r)
+        ]  # fmt: skip
+        if isinstance(op, ColdAsof):
+            found = matches(rows, op.probes, op, self.seq)
+            hits = [(i, r) for i, r in found.items() if r is not None]
+            table = pa.Table.from_batches([batch_of([r for _, r in hits], op.columns, self.table_)])
+            return table.append_column("_probe", pa.array([i for i, _ in hits], pa.int64()))
+        asked = [r for r in rows if op.keys is None or r.symbol in op.keys]
+        found_rows = scanned(asked, op, self.seq) if isinstance(op, ColdScan) else by_key(asked, op, self.seq)
+        return pa.Table.from_batches([batch_of(found_rows, op.columns, self.table_)])
+
+    @property
+    def seq(self) -> bool:
+        return self.table_.spec.seq is not None
+
+
+def _holds(cut: ColdCut, row: Row) -> bool:
+    return cut.holds(row.value("_log"), row.offset)
+
+
+def scanned(rows: Iterable[Row], op: HotScan | ColdScan, seq: bool) -> list[Row]:
+    kept = [
+        r for r in rows if (op.from_ns is None or r.ts >= op.from_ns) and (op.to_ns is None or r.ts < op.to_ns)
+    ]  # fmt: skip
+    return sorted(kept, key=lambda r: r.order(seq))[: op.limit]
+
+
+def by_key(rows: Iterable[Row], op: HotLastBy | HotFirstBy | ColdLastBy | ColdFirstBy, seq: bool) -> list[Row]:
+    best: dict[str, Row] = {}
+    last = isinstance(op, HotLastBy | ColdLastBy)
+    for row in sorted(rows, key=lambda r: r.order(seq), reverse=not last):
+        if op.at_ns is None or (row.ts <= op.at_ns if last else row.ts >= op.at_ns):
+            best[row.symbol] = row
+    return [best[k] for k in sorted(best)]
+
+
+def matches(rows: Iterable[Row], probes: Probes, op: HotAsof | ColdAsof, seq: bool) -> dict[int, Row | None]:
+    """The as-of by definition, one probe after the other."""
+    ordered = sorted(rows, key=lambda r: r.order(seq))
+    out: dict[int, Row | None] = {}
+    for i, (key, time) in enumerate(zip(probes.keys.to_pylist(), probes.times_ns.tolist(), strict=True)):
+        mine = [r for r in ordered if r.symbol == key and (op.allow_exact or r.ts != time)]
+        if op.tolerance_ns is not None:
+            mine = [r for r in mine if abs(r.ts - time) <= op.tolerance_ns]
+        back = [r for r in mine if r.ts <= time][-1:]
+        ahead = [r for r in mine if r.ts >= time][:1]
+        candidates = {"backward": back, "forward": ahead, "nearest": [*back, *ahead]}[op.direction]
+        out[i] = min(candidates, key=lambda r: abs(r.ts - time), default=None)
+    return out
+
+
+def batch_of(rows: list[Row | None], names: tuple[str, ...], table: Table) -> pa.RecordBatch:
+    def type_of(name: str) -> pa.DataType:
+        return pa.uint64() if name in ("_log", "_offset") else table.spec.column(name).type
+
+    return pa.RecordBatch.from_arrays(
+        [pa.array([None if r is None else r.value(n) for r in rows], type_of(n)) for n in names], list(names)
+    )
+
+
+def make_tiers(shards: int = 1, seq: bool = True, precise: bool = True) -> Tiers:
+    table = make_table(shards, seq)
+    return Tiers(table, {shard: Shard() for shard in table.shard_ids}, precise=precise)
