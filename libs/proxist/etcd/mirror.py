@@ -132,7 +132,7 @@ class Mirror:
                 backoff_s = BACKOFF_S_MIN
                 self._follow(revision + 1)
             except Unavailable as error:
-                if not self._stopped.is_set():
+                if self._synced and not self._stopped.is_set():  # once per break, not once per attempt
                     _log.warning("mirror of %s broke and is read again: %s", self._prefix, error.message)
             except Exception:
                 _log.exception("mirror of %s failed and is read again", self._prefix)
@@ -162,6 +162,8 @@ class Mirror:
         known = self._view.keys
         changes: dict[str, KeyValue | None] = {k: kv for k, kv in keys.items() if known.get(k) != kv}
         changes.update(dict.fromkeys(known.keys() - keys.keys()))
+        if self.resync_count and not self._synced:
+            _log.info("mirror of %s is current again, %d keys changed meanwhile", self._prefix, len(changes))
         self.resync_count += 1
         self._publish(keys, revision, changes)
 

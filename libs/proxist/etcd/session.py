@@ -55,6 +55,7 @@ class NodeSession:
         self._stop = threading.Event()
         self._gained = threading.Event()
         self._reason = ""
+        self._said = ""
         self._thread = threading.Thread(target=self._run, name="etcd-session", daemon=True)
 
     def start(self) -> NodeSession:
@@ -95,12 +96,13 @@ class NodeSession:
             try:
                 lease = self._gain()
             except ProxistError as error:
-                _log.warning("node %s has no lease yet: %s", self._record.name, error.message)
+                self._say_once("node %s has no lease yet: %s", self._record.name, error.message)
                 self._stop.wait(RETRY_S)
                 continue
             if lease is None:
                 self._stop.wait(RETRY_S)
                 continue
+            self._said = ""
             self._call(self._on_gained, lease)
             self._gained.set()
             reason = self._hold()
@@ -141,7 +143,7 @@ class NodeSession:
         other = NodeRecord.from_json(json.loads(found.value))
         mine = found.lease in self._old_leases
         if not (mine or self._takeover or _is_dead(other, self._record)):
-            _log.warning("node name %s is held by pid %d; waiting for its lease to end", other.name, other.pid)
+            self._say_once("node name %s is held by pid %d; waiting for its lease to end", other.name, other.pid)
             return False
         if found.lease:
             self._client.lease_revoke(found.lease)
@@ -158,6 +160,12 @@ class NodeSession:
     def _lost(self, reason: str) -> None:
         self._reason = reason
         self._wake.set()
+
+    def _say_once(self, text: str, *args: object) -> None:
+        """Retries come four times a second: the log gets each state of affairs once."""
+        if (said := text % args) != self._said:
+            self._said = said
+            _log.warning(said)
 
     def _encoded(self) -> bytes:
         return encode(self._record.to_json())

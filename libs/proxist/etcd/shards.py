@@ -20,7 +20,7 @@ from dataclasses import dataclass, replace
 from proxist.errors import LogCorrupt, NotFound, NotOwner, Unavailable
 from proxist.etcd import layout
 from proxist.etcd.client import EtcdClient
-from proxist.etcd.ops import Compare, Delete, KeyValue, Op, Put, absent, lease_is, unchanged
+from proxist.etcd.ops import Delete, Get, KeyValue, Op, Put, absent, lease_is, unchanged
 from proxist.etcd.records import (
     NO_EPOCH,
     OwnerRecord,
@@ -33,6 +33,7 @@ from proxist.etcd.records import (
 from proxist.model.ids import Epoch, Offset, ShardId
 
 RESOLVE_TIMEOUT_S = 5.0
+RESOLVE_PAUSE_S = 0.1
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,7 +89,11 @@ def open_shard(
         Put(layout.shard_key(record.shard), encode(opened.to_json())),
         Put(layout.owner_key(record.shard), encode(owner.to_json()), lease),
     ]
-    if not _decided(client, compares, then, layout.owner_key(record.shard), lease):
+    try:
+        applied = client.txn(compares, then).succeeded
+    except Unavailable as unknown:
+        applied = _was_applied(client, claim, lease, unknown)
+    if not applied:
         raise _not_owner(client, record.shard, claim.node)
     return opened
 
@@ -113,7 +118,10 @@ def seal_shard(client: EtcdClient, record: ShardRecord, *, end: Offset, lease: i
 def take_persister(client: EtcdClient, shard: ShardId, *, node: str, lease: int) -> bool:
     """Become the persister of a shard for as long as `lease` lives; False where another one is."""
     key = layout.persister_key(shard)
-    return _decided(client, [absent(key)], [Put(key, encode(PersisterRecord(node).to_json()), lease)], key, lease)
+    mine = Put(key, encode(PersisterRecord(node).to_json()), lease)
+    result = client.txn([absent(key)], [mine], [Get(key)])
+    # Held by this very lease: an earlier attempt was applied and its answer lost.
+    return result.succeeded or any(kv.lease == lease for kv in result.reads[0])
 
 
 def release_persister(client: EtcdClient, shard: ShardId, *, lease: int) -> None:
@@ -150,19 +158,21 @@ def change_table(
             return changed
 
 
-def _decided(client: EtcdClient, compares: list[Compare], then: list[Op], mine: str, lease: int) -> bool:
-    """Whether the transaction was applied; where its answer was lost, the key `mine` (put under `lease`) tells."""
+def _was_applied(client: EtcdClient, claim: ShardClaim, lease: int, unknown: Unavailable) -> bool:
+    """Whether the opening of `claim`, whose answer was lost, was applied; if not, it never will be.
+
+    A read alone cannot tell: the request may still be on its way. So the shard's key is written again as it was, on
+    the same condition; after that the opening's own condition can no longer hold.
+    """
     deadline = time.monotonic() + RESOLVE_TIMEOUT_S
-    try:
-        return client.txn(compares, then).succeeded
-    except Unavailable as error:
-        unknown = error
     while time.monotonic() < deadline:
         try:
-            kv = client.get(mine)
+            if client.txn([unchanged(claim.kv)], [Put(claim.kv.key, claim.kv.value)]).succeeded:
+                return False
+            owner = client.get(layout.owner_key(claim.record.shard))
+            return owner is not None and owner.lease == lease
         except Unavailable:
-            continue
-        return kv is not None and kv.lease == lease
+            time.sleep(RESOLVE_PAUSE_S)
     raise unknown
 
 
