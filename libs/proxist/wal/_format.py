@@ -141,7 +141,8 @@ def pack_segment(head: SegmentHead) -> bytes:
         SEGMENT_MAGIC, FORMAT_VERSION, 0, total, head.log, head.segment, head.first, head.first_record, head.synced,
         head.synced_records, head.previous, len(head.schemas), head.table_id, head.segment_bytes, head.created_ns,
     )  # fmt: skip
-    return front + schemas + CRC.pack(google_crc32c.value(front + schemas)) + b"\0" * (ALIGN - CRC.size)
+    covered = front + schemas + b"\0" * (ALIGN - CRC.size)
+    return covered + CRC.pack(google_crc32c.value(covered))
 
 
 def segment_header_bytes(raw: pa.Buffer) -> int | str:
@@ -159,8 +160,8 @@ def segment_header_bytes(raw: pa.Buffer) -> int | str:
 def parse_segment(raw: pa.Buffer) -> tuple[SegmentHead, int] | str:
     """The header in `raw` (all of its bytes) and its format version, or what is wrong with it."""
     total = raw.size
-    (crc,) = CRC.unpack_from(raw, total - ALIGN)
-    computed = google_crc32c.value(raw.slice(0, total - ALIGN))
+    (crc,) = CRC.unpack_from(raw, total - CRC.size)
+    computed = google_crc32c.value(raw.slice(0, total - CRC.size))
     if computed != crc:
         return f"the header's checksum is {computed:#010x}, the header says {crc:#010x}"
     (_, version, _, _, log, segment, first, first_record, synced, synced_records, previous, count, table_id, size,
