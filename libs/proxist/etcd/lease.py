@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-import logging
 import threading
 import time
 from collections.abc import Callable
 
+import structlog
+
 from proxist.errors import ProxistError
 from proxist.etcd.client import EtcdClient
 
-_log = logging.getLogger("proxist.etcd")
+_log = structlog.get_logger("proxist.etcd")
 
 KEEPALIVES_PER_TTL = 5
 ATTEMPT_S_MAX = 2.0
@@ -72,7 +73,7 @@ class KeptLease:
             try:
                 self._client.lease_revoke(self.id)
             except ProxistError as error:
-                _log.info("lease %x was not revoked and will expire: %s", self.id, error.message)
+                _log.info("lease was not revoked and will expire", lease=f"{self.id:x}", error=error.message)
 
     def _run(self) -> None:
         pause_s = self._period_s
@@ -84,7 +85,7 @@ class KeptLease:
             try:
                 ttl_s = self._client.lease_keepalive(self.id, timeout_s=max(0.05, min(ATTEMPT_S_MAX, left_s)))
             except ProxistError as error:
-                _log.warning("keepalive of lease %x failed, %.1f s left: %s", self.id, left_s, error.message)
+                _log.warning("keepalive failed", lease=f"{self.id:x}", left_s=round(left_s, 1), error=error.message)
                 pause_s = min(self._period_s, 0.25)
                 continue
             if ttl_s <= 0:

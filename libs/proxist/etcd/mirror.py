@@ -7,7 +7,6 @@ differences; states that came and went in between are not reported. While etcd i
 
 from __future__ import annotations
 
-import logging
 import random
 import threading
 import time
@@ -15,12 +14,14 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from types import MappingProxyType
 
+import structlog
+
 from proxist.errors import Unavailable
 from proxist.etcd.client import EtcdClient
 from proxist.etcd.ops import KeyValue
 from proxist.etcd.watch import WatchBatch, WatchStream
 
-_log = logging.getLogger("proxist.etcd")
+_log = structlog.get_logger("proxist.etcd")
 
 BACKOFF_S_MIN, BACKOFF_S_MAX = 0.05, 1.0
 
@@ -133,9 +134,9 @@ class Mirror:
                 self._follow(revision + 1)
             except Unavailable as error:
                 if self._synced and not self._stopped.is_set():  # once per break, not once per attempt
-                    _log.warning("mirror of %s broke and is read again: %s", self._prefix, error.message)
+                    _log.warning("mirror broke and is read again", prefix=self._prefix, error=error.message)
             except Exception:
-                _log.exception("mirror of %s failed and is read again", self._prefix)
+                _log.exception("mirror failed and is read again", prefix=self._prefix)
             with self._changed:
                 self._synced = False
                 self._changed.notify_all()
@@ -163,7 +164,7 @@ class Mirror:
         changes: dict[str, KeyValue | None] = {k: kv for k, kv in keys.items() if known.get(k) != kv}
         changes.update(dict.fromkeys(known.keys() - keys.keys()))
         if self.resync_count and not self._synced:
-            _log.info("mirror of %s is current again, %d keys changed meanwhile", self._prefix, len(changes))
+            _log.info("mirror is current again", prefix=self._prefix, changed_keys=len(changes))
         self.resync_count += 1
         self._publish(keys, revision, changes)
 

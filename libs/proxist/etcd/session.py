@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import json
-import logging
 import os
 import threading
 from collections.abc import Callable
 from dataclasses import replace
+
+import structlog
 
 from proxist.errors import NotFound, ProxistError, Unavailable
 from proxist.etcd import layout
@@ -16,7 +17,7 @@ from proxist.etcd.lease import KeptLease
 from proxist.etcd.ops import KeyValue, Put, mod_is
 from proxist.etcd.records import NodeRecord, encode
 
-_log = logging.getLogger("proxist.etcd")
+_log = structlog.get_logger("proxist.etcd")
 
 RETRY_S = 0.25
 
@@ -80,7 +81,7 @@ class NodeSession:
                 try:
                     self._client.put(layout.node_key(self._record.name), self._encoded(), self._lease.id)
                 except (Unavailable, NotFound) as error:
-                    _log.warning("node record of %s is not current: %s", self._record.name, error.message)
+                    _log.warning("node record is not current", node=self._record.name, error=error.message)
 
     def close(self) -> None:
         """Give up the lease and everything on it; joins the threads. `on_lost` is not called."""
@@ -96,7 +97,7 @@ class NodeSession:
             try:
                 lease = self._gain()
             except ProxistError as error:
-                self._say_once("node %s has no lease yet: %s", self._record.name, error.message)
+                self._say_once(f"node {self._record.name} has no lease yet: {error.message}")
                 self._stop.wait(RETRY_S)
                 continue
             if lease is None:
@@ -143,7 +144,7 @@ class NodeSession:
         other = NodeRecord.from_json(json.loads(found.value))
         mine = found.lease in self._old_leases
         if not (mine or self._takeover or _is_dead(other, self._record)):
-            self._say_once("node name %s is held by pid %d; waiting for its lease to end", other.name, other.pid)
+            self._say_once(f"node name {other.name} is held by pid {other.pid}; waiting for its lease to end")
             return False
         if found.lease:
             self._client.lease_revoke(found.lease)
@@ -161,9 +162,9 @@ class NodeSession:
         self._reason = reason
         self._wake.set()
 
-    def _say_once(self, text: str, *args: object) -> None:
+    def _say_once(self, said: str) -> None:
         """Retries come four times a second: the log gets each state of affairs once."""
-        if (said := text % args) != self._said:
+        if said != self._said:
             self._said = said
             _log.warning(said)
 
@@ -176,7 +177,7 @@ class NodeSession:
         try:
             callback(*args)
         except Exception:
-            _log.exception("a callback of node %s failed", self._record.name)
+            _log.exception("a callback of the session failed", node=self._record.name)
 
 
 def _is_dead(other: NodeRecord, mine: NodeRecord) -> bool:
