@@ -11,6 +11,7 @@ from typing import Any
 from urllib.parse import unquote, urlsplit
 
 import pyarrow as pa
+import pyarrow.compute as pc
 from clickhouse_connect.driver.exceptions import ClickHouseError
 from clickhouse_connect.driver.external import ExternalData
 from clickhouse_connect.driver.httpclient import HttpClient
@@ -129,12 +130,11 @@ class ClickHouse:
     def insert(self, table: Table, rows: pa.Table, token: str) -> None:
         """Insert `rows` as one block under the deduplication token `token`; true on return: confirmed by ClickHouse.
 
-        `rows` has the table's columns in any order and `_log`, `_offset`, is sorted by `ddl.sort_columns`, and lies
-        in one partition (the server refuses more). At most INSERT_ROWS_MAX rows. A repeat under the same token
-        within the table's dedup window changes nothing.
+        `rows` has the table's columns in any order and `_log`, `_offset`, and is sorted by `ddl.sort_columns`. It
+        holds 1 to INSERT_ROWS_MAX rows of one partition, else ValueError: more would not be atomic. A repeat under
+        the same token within the table's dedup window changes nothing.
         """
-        if rows.num_rows > INSERT_ROWS_MAX:
-            raise ValueError(f"one insert holds at most {INSERT_ROWS_MAX} rows, not {rows.num_rows}")
+        _check_one_block(rows, table.spec.time)
         names = stored_schema(table.spec).names
         body = _arrow_stream(to_stored(rows.select(names)))
         settings = {**_INSERT_SETTINGS, "insert_deduplication_token": token, "query_id": f"{token}/{uuid.uuid4()}"}
@@ -251,6 +251,14 @@ class _Statement:
     def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
         if isinstance(error, ClickHouseError | HTTPError | OSError):
             raise from_clickhouse(error, str(self._owner.endpoint), bounded=self._timeout_s is not None) from None
+
+
+def _check_one_block(rows: pa.Table, time: str) -> None:
+    if not 1 <= rows.num_rows <= INSERT_ROWS_MAX:
+        raise ValueError(f"one insert holds 1 to {INSERT_ROWS_MAX} rows, not {rows.num_rows}")
+    first, last = (int(t.value) for t in pc.min_max(rows[time]).values())
+    if ddl.partition_of(first) != ddl.partition_of(last):
+        raise ValueError(f"one insert is one partition, not {ddl.partition_of(first)} and {ddl.partition_of(last)}")
 
 
 def _arrow_stream(rows: pa.Table) -> pa.Buffer:

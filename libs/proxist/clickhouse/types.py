@@ -7,7 +7,7 @@
 | date32 | Date32 |
 | date64 | DateTime64(3, 'UTC') (milliseconds, as date64 counts) |
 | timestamp[unit, tz] | DateTime64(0/3/6/9, tz); 'UTC' where there is no zone or ClickHouse has no name for it |
-| time32[s], time32[ms], time64[us], time64[ns] | Time, Time64(3), Time64(6), Time64(9) |
+| time32[s], time32[ms], time64[us], time64[ns] | Time64(0), Time64(3), Time64(6), Time64(9) |
 | duration | Int64, the count of its units (ClickHouse stores no intervals) |
 | decimal128(p, s), decimal256(p, s) | Decimal(p, s) |
 | string, binary | String |
@@ -36,7 +36,7 @@ _PLAIN = {
     pa.uint8(): "UInt8", pa.uint16(): "UInt16", pa.uint32(): "UInt32", pa.uint64(): "UInt64",
     pa.float16(): "Float32", pa.float32(): "Float32", pa.float64(): "Float64",
     pa.date32(): "Date32", pa.date64(): "DateTime64(3, 'UTC')",
-    pa.time32("s"): "Time", pa.time32("ms"): "Time64(3)", pa.time64("us"): "Time64(6)", pa.time64("ns"): "Time64(9)",
+    pa.time32("s"): "Time64(0)", pa.time32("ms"): "Time64(3)", pa.time64("us"): "Time64(6)", pa.time64("ns"): "Time64(9)",
     pa.string(): "String", pa.binary(): "String",
     **{pa.duration(unit): "Int64" for unit in ("s", "ms", "us", "ns")},
 }  # fmt: skip

@@ -31,7 +31,7 @@ def main(argv: list[str] | None = None) -> int:
         with Engine(args.path) as engine:
             server = EmbeddedServer(engine, args.host, args.port)
             server.start()
-            print(f"ready role=clickhouse name={args.name} http={server.address} pid={os.getpid()}", flush=True)
+            print(f"ready role=clickhouse name={args.name} http=http://{server.address} pid={os.getpid()}", flush=True)
             stop.wait()
             if not server.stop(DRAIN_TIMEOUT_S):
                 # A statement still runs inside the engine, which cannot be closed under it. What was confirmed is on

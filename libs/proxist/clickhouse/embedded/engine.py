@@ -152,6 +152,9 @@ def _setting(name: str, value: str) -> str:
 
 
 def _insert(connection: Connection, sql: str, format_: str, data: memoryview) -> Answer:
+    """Ten times as fast as handing statement and rows to `query` as one text; of the settings that Proxist uses, this
+    path does not know `max_partitions_per_insert_block`.
+    """
     with connection.send_insert(sql, format_) as insert:
         insert.append(data)
         result = insert.finish()
