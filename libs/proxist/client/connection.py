@@ -1,0 +1,219 @@
+"""A connection: one cluster, reached through any of its query or ingest nodes."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable, Mapping
+from typing import Any, TypeVar
+
+import pyarrow as pa
+
+from proxist.client.acks import Ack
+from proxist.client.answer import Answer
+from proxist.client.session import Session
+from proxist.client.table import Table
+from proxist.client.topology import TableMap, Topology, parse_topology
+from proxist.client.verbs import Verbs
+from proxist.client.wire import UNREACHABLE, Wire, check_uri
+from proxist.client.writer import Writer
+from proxist.errors import InvalidArgument, ProxistError, Unavailable
+from proxist.model.table import TableSpec, parse_spec
+
+TIMEOUT_S = 30.0
+READ_RETRY_S = 10.0
+_BACKOFF_S = 0.1
+
+T = TypeVar("T")
+
+
+def connect(
+    uri: str, *, attach: str = "auto", timeout_s: float = TIMEOUT_S, read_retry_s: float = READ_RETRY_S
+) -> Connection:
+    """Connect to a cluster through one of its nodes: `grpc://host:port`, `grpc+unix:///path` or `host:port`.
+
+    Reads go to that node where it is a query node, else to a query node of the cluster; writes go straight to the
+    owners. `timeout_s` bounds each call. A read whose node does not answer is tried again for `read_retry_s`; an error that
+    a node sent is raised at once. `attach`: "auto" and "never"; today a client reads over Flight either way, and the
+    query node beside an owner attaches for it. Raises Unavailable where nobody answers.
+    """
+    if attach not in ("auto", "never"):
+        raise InvalidArgument(f'`attach` is {attach!r}, but must be "auto" or "never".')
+    connection = Connection(uri, timeout_s=timeout_s, read_retry_s=read_retry_s)
+    try:
+        connection.topology()
+    except BaseException:
+        connection.close()
+        raise
+    return connection
+
+
+class Connection(Verbs):
+    """Safe for several threads. `_lock` guards the wires, the topology, the writers and the probe session."""
+
+    def __init__(self, uri: str, *, timeout_s: float, read_retry_s: float) -> None:
+        self.uri = check_uri(uri)
+        self._timeout_s = timeout_s
+        self._read_retry_s = read_retry_s
+        self._lock = threading.RLock()
+        self._closed = False
+        self._wires: dict[str, Wire] = {}
+        self._topology: Topology | None = None
+        self._writers: dict[tuple[str, str | None], Writer] = {}
+        self._probe_session: Session | None = None
+
+    # -- reads --
+
+    def query(self, query: dict[str, Any], probes: pa.RecordBatch | None = None) -> Answer:
+        """Any JSON query of the public surface; `probes` are the rows of `left: {"probe": true}`."""
+        if probes is not None:
+            session = self._session_for_probes()
+            return self._read(lambda: session.query(query, probes))
+        return self._read(lambda: Answer(*self._reader().get(query, self._timeout_s)))
+
+    def session(self) -> Session:
+        """Open streams for many small queries; close it, or use `with`."""
+        return Session(self._reader(), timeout_s=self._timeout_s)
+
+    def table(self, name: str) -> Table:
+        return Table(self, name)
+
+    # -- writes --
+
+    def write(self, table: str, rows: Any, *, durability: str | None = None, timeout_s: float | None = None) -> Ack:
+        """See `Table.write`."""
+        with self._lock:
+            self._check_open()
+            writer = self._writers.get((table, durability))
+            if writer is None or writer.failed is not None:
+                if writer is not None:
+                    writer.close(abandon=True)
+                writer = self._writers[table, durability] = Writer(self, table, durability=durability)
+        return writer.write(rows, timeout_s=timeout_s)
+
+    # -- tables --
+
+    def create_table(self, spec: Mapping[str, Any] | TableSpec) -> Table:
+        """Create a table from its spec (SURFACE `Tables`); returns when every shard accepts rows.
+
+        An equal spec again succeeds; another one under the same name raises AlreadyExists.
+        """
+        wanted = spec if isinstance(spec, TableSpec) else parse_spec(dict(spec))
+        self._reader().action("create_table", wanted.to_json(), self._timeout_s)
+        self.topology(fresh=True)
+        return Table(self, wanted.name)
+
+    def drop_table(self, name: str) -> None:
+        """Drop a table with its rows, hot and cold; returns when the name is free."""
+        with self._lock:
+            writers = [self._writers.pop(key) for key in list(self._writers) if key[0] == name]
+        for writer in writers:
+            writer.close(abandon=True)
+        self._reader().action("drop_table", {"table": name}, self._timeout_s)
+        self.topology(fresh=True)
+
+    def tables(self) -> list[TableSpec]:
+        """The specs of all tables, by name."""
+        tables = self.topology(fresh=True).tables
+        return [tables[name].spec for name in sorted(tables)]
+
+    def flush(self, table: str) -> None:
+        """Returns when everything acked before the call is in ClickHouse. Raises Paused, Unavailable."""
+        self._reader().action("flush", {"table": table}, self._timeout_s)
+
+    # -- the cluster --
+
+    def topology(self, *, fresh: bool = False) -> Topology:
+        """Tables, owners and query nodes: as last read, or asked anew of any node that answers."""
+        with self._lock:
+            self._check_open()
+            if self._topology is None or fresh:
+                self._topology = self._ask_topology()
+            return self._topology
+
+    def table_map(self, table: str, *, fresh: bool) -> TableMap:
+        """A table and its slots' owners. A name that is not known yet is asked for once before NotFound is raised."""
+        known = self.topology(fresh=fresh)
+        return (known if table in known.tables else self.topology(fresh=True)).table(table)
+
+    def producer_last(self, table: str, producer: str) -> int | None:
+        """The last number that every slot of a table has of this producer; None where some slot has none."""
+        lasts: list[int | None] = []
+        owners = self.table_map(table, fresh=True).owners
+        for uri in dict.fromkeys(owners):
+            if uri is None:
+                raise Unavailable(f"A shard of table {table!r} has no owner now. Wait for its node, then try again.")
+            told = self.wire(uri).action("producer", {"table": table, "producer": producer}, self._timeout_s) or {}
+            lasts.extend(told["slots"].values() if told.get("slots") else [told.get("last")])
+        return None if None in lasts else min((last for last in lasts if last is not None), default=None)
+
+    def wire(self, uri: str) -> Wire:
+        """The connection's one channel to a node."""
+        with self._lock:
+            self._check_open()
+            if uri not in self._wires:
+                self._wires[uri] = Wire(uri)
+            return self._wires[uri]
+
+    def close(self) -> None:
+        """Ends writers, sessions and channels; unacked rows of `write` calls on other threads are abandoned."""
+        with self._lock:
+            if self._closed:
+                return
+            self._closed = True
+            writers, wires, session = list(self._writers.values()), list(self._wires.values()), self._probe_session
+        for writer in writers:
+            writer.close(abandon=True)
+        if session is not None:
+            session.close()
+        for wire in wires:
+            wire.close()
+
+    def __enter__(self) -> Connection:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def __repr__(self) -> str:
+        return f"<proxist.Connection {self.uri}>"
+
+    def _check_open(self) -> None:
+        if self._closed:
+            raise Unavailable("The connection is closed. Connect again.")
+
+    def _ask_topology(self) -> Topology:
+        """Of the given node, else of any other one that is known."""
+        known = self._topology
+        others = () if known is None else (*known.ingest, *known.query)
+        first: ProxistError | None = None
+        for uri in dict.fromkeys((self.uri, *others)):
+            try:
+                return parse_topology(self.wire(uri).action("topology", {}, self._timeout_s) or {})
+            except Unavailable as error:
+                first = first or error
+        assert first is not None
+        raise first
+
+    def _reader(self) -> Wire:
+        """The given node where it answers queries; else a query node; else the given node, for what it owns."""
+        known = self.topology()
+        asked_owner = known.role == "ingest" or self.uri in known.ingest
+        return self.wire(known.query[0] if asked_owner and known.query else self.uri)
+
+    def _session_for_probes(self) -> Session:
+        with self._lock:
+            if self._probe_session is None:
+                self._probe_session = self.session()
+            return self._probe_session
+
+    def _read(self, ask: Callable[[], T]) -> T:
+        """A read may be repeated: it changes nothing. Only a node that did not answer at all is tried again."""
+        deadline_s = time.monotonic() + self._read_retry_s
+        while True:
+            try:
+                return ask()
+            except Unavailable as error:
+                if UNREACHABLE not in error.details or time.monotonic() > deadline_s:
+                    raise
+            time.sleep(_BACKOFF_S)

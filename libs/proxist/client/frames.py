@@ -1,0 +1,171 @@
+"""Rows as users hold them (Arrow, polars, pandas, dicts) to Arrow batches of a table, and their parts per slot."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from proxist.errors import InvalidArgument, InvalidBatch, SchemaMismatch
+from proxist.model.table import Column, TableSpec, key_slot
+from proxist.model.types import accepts
+
+
+def to_table(rows: Any) -> pa.Table:
+    """An Arrow table of an Arrow table, batch or reader, a polars or pandas frame, any object with the Arrow C stream
+    (duckdb, cudf, …), a dict of columns, or a list of dicts. Raises InvalidArgument for anything else.
+    """
+    if isinstance(rows, pa.Table):
+        return rows
+    if isinstance(rows, pa.RecordBatch):
+        return pa.Table.from_batches([rows])
+    if isinstance(rows, pa.RecordBatchReader):
+        return rows.read_all()
+    if isinstance(rows, dict):
+        return pa.table(rows)
+    if isinstance(rows, list) and all(isinstance(row, dict) for row in rows):
+        return pa.Table.from_pylist(rows)
+    if hasattr(rows, "__arrow_c_stream__"):
+        return _without_index(pa.table(rows), rows)
+    raise InvalidArgument(
+        f"Rows are a {type(rows).__name__}, but must be an Arrow table, batch or reader, a polars or pandas frame, "
+        "a dict of columns or a list of dicts."
+    )
+
+
+def _without_index(table: pa.Table, frame: Any) -> pa.Table:
+    """pandas exports a non-trivial index as columns; an unnamed one is no column of the user's."""
+    hidden = [name for name in table.column_names if name.startswith("__index_level_")]
+    return table.drop_columns(hidden) if hidden and hasattr(frame, "index") else table
+
+
+def is_frame(rows: Any) -> bool:
+    """Whether rows came from a library whose types are not the user's exact choice (pandas, polars, Python values)."""
+    return not isinstance(rows, pa.Table | pa.RecordBatch | pa.RecordBatchReader)
+
+
+def conform(table: pa.Table, spec: TableSpec, *, cast: bool) -> pa.Table:
+    """The rows with the table's columns in the table's order, types and string encoding.
+
+    With `cast`, values are cast where no value changes (int64 ids to uint64, microseconds to nanoseconds, a time
+    without zone read as UTC); pandas' NaN, which arrives as null, becomes NaN again where nulls are refused. What the
+    owner would refuse by name is refused here, before anything is sent: SchemaMismatch for a missing, extra or mistyped
+    column, InvalidBatch for a null where none may stand.
+    """
+    _check_names(table, spec)
+    columns = [_conform_column(table.column(c.name), c, spec.name, cast) for c in spec.columns]
+    return pa.table(columns, schema=spec.schema)
+
+
+def _check_names(table: pa.Table, spec: TableSpec) -> None:
+    known = [c.name for c in spec.columns]
+    for name in known:
+        if (found := table.column_names.count(name)) != 1:
+            raise SchemaMismatch(
+                f"Column {name!r} of table {spec.name!r} is {'twice in' if found else 'missing in'} the rows. "
+                f"Send each of {', '.join(known)} once."
+            )
+    if extra := [name for name in table.column_names if name not in known]:
+        raise SchemaMismatch(
+            f"Column {extra[0]!r} of the rows is not in table {spec.name!r}. Its columns are {', '.join(known)}; drop it."
+        )
+
+
+def _conform_column(values: pa.ChunkedArray, column: Column, table: str, cast: bool) -> pa.ChunkedArray:
+    subject = f"Column {column.name!r} of table {table!r}"
+    sent = values.type
+    if not sent.equals(column.type):
+        if accepts(column.type, sent):
+            values = values.cast(column.type)
+        elif cast:
+            values = _safe_cast(values, column.type, subject)
+        if not values.type.equals(column.type):
+            raise SchemaMismatch(
+                f"{subject} is {column.type}, but the rows have {sent}. Cast the column before writing."
+            )
+    if values.null_count and not column.nullable:
+        if not (cast and pa.types.is_floating(values.type)):
+            raise InvalidBatch(
+                f"{subject} has {values.null_count} nulls and is not nullable. Remove or fill those rows."
+            )
+        values = pc.fill_null(values, pa.scalar(float("nan"), values.type))
+    return values
+
+
+def _safe_cast(values: pa.ChunkedArray, declared: pa.DataType, subject: str) -> pa.ChunkedArray:
+    """Cast within a family of types only: text is never read as a number, nor a number as a time."""
+    if not any(test(values.type) and test(declared) for test in _FAMILIES):
+        return values
+    try:
+        if pa.types.is_timestamp(declared) and values.type.tz is None:
+            values = pc.assume_timezone(values, "UTC")
+        return values.cast(declared)
+    except pa.ArrowInvalid as error:
+        raise SchemaMismatch(
+            f"{subject} is {declared}, and a value of the rows does not fit it ({error}). Cast the column before writing."
+        ) from None
+
+
+def _is_number(type_: pa.DataType) -> bool:
+    return bool(pa.types.is_integer(type_) or pa.types.is_floating(type_))
+
+
+def _is_text(type_: pa.DataType) -> bool:
+    if pa.types.is_dictionary(type_):
+        return _is_text(type_.value_type)
+    return bool(pa.types.is_string(type_) or pa.types.is_large_string(type_) or pa.types.is_string_view(type_))
+
+
+def _is_bytes(type_: pa.DataType) -> bool:
+    return bool(pa.types.is_binary(type_) or pa.types.is_large_binary(type_) or pa.types.is_binary_view(type_))
+
+
+def _is_list(type_: pa.DataType) -> bool:
+    return bool(pa.types.is_list(type_) or pa.types.is_large_list(type_) or pa.types.is_fixed_size_list(type_))
+
+
+_FAMILIES = (
+    _is_number,
+    _is_text,
+    _is_bytes,
+    _is_list,
+    pa.types.is_timestamp,
+    pa.types.is_duration,
+    pa.types.is_time,
+    pa.types.is_date,
+    pa.types.is_decimal,
+)
+
+
+def to_batches(table: pa.Table, rows_max: int) -> Iterator[pa.RecordBatch]:
+    """Batches of `rows_max` rows, the last one shorter, whatever the chunks of `table`: the same rows give the same
+    batches, so that a producer that sends a table again sends the same numbers with the same content.
+    """
+    for first in range(0, table.num_rows, rows_max):
+        yield _one_batch(table.slice(first, rows_max))
+
+
+def _one_batch(table: pa.Table) -> pa.RecordBatch:
+    columns = [_one_chunk(column) for column in table.columns]
+    return pa.record_batch(columns, schema=table.schema)
+
+
+def _one_chunk(column: pa.ChunkedArray) -> pa.Array:
+    return column.chunk(0) if column.num_chunks == 1 else pa.concat_arrays(column.chunks or [pa.array([], column.type)])
+
+
+def split_by_slot(batch: pa.RecordBatch, key: str, slots: int) -> list[pa.RecordBatch]:
+    """The rows of each slot (0 … slots-1) in their order; empty batches included, since a numbered batch goes to all.
+
+    A null key goes to slot 0, whose owner refuses it by name.
+    """
+    if slots == 1:
+        return [batch]
+    keys = batch.column(key)
+    encoded = keys if pa.types.is_dictionary(keys.type) else keys.dictionary_encode()
+    table = np.array([key_slot(k or "", slots) for k in encoded.dictionary.to_pylist()] + [0], dtype=np.int64)
+    slot_of_row = table[encoded.indices.fill_null(len(table) - 1).to_numpy(zero_copy_only=False)]
+    return [batch.take(pa.array(np.flatnonzero(slot_of_row == slot))) for slot in range(slots)]

@@ -1,0 +1,64 @@
+"""The cluster as a client sees it: tables, which node owns each slot, which nodes answer queries."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from proxist.errors import NotFound
+from proxist.model.table import Table, TableSpec, table_from_json
+
+
+@dataclass(frozen=True, slots=True)
+class TableMap:
+    """A table and the Flight endpoint of each slot's owner, in slot order; None where no node owns it now."""
+
+    table: Table
+    owners: tuple[str | None, ...]
+
+    @property
+    def spec(self) -> TableSpec:
+        return self.table.spec
+
+
+@dataclass(frozen=True, slots=True)
+class Topology:
+    tables: Mapping[str, TableMap]
+    query: tuple[str, ...]
+    ingest: tuple[str, ...]
+    role: str | None = None
+    """Of the node that was asked, where it says so."""
+
+    def table(self, name: str) -> TableMap:
+        """Raises NotFound that names the tables there are."""
+        try:
+            return self.tables[name]
+        except KeyError:
+            known = ", ".join(sorted(self.tables)) or "none yet"
+            raise NotFound(
+                f"Table {name!r} is not there; the tables are: {known}. Create it with create_table."
+            ) from None
+
+
+def parse_topology(wire: Mapping[str, Any]) -> Topology:
+    """Read the result of the `topology` action; see docs/sdk.md for its shape."""
+    nodes = {node["name"]: node for node in wire.get("nodes", ())}
+    flight = {name: node.get("flight") or None for name, node in nodes.items()}
+    tables = [_table_map(entry, flight) for entry in wire.get("tables", ())]
+    return Topology(
+        tables={entry.table.name: entry for entry in tables},
+        query=_endpoints(nodes, "query"),
+        ingest=_endpoints(nodes, "ingest"),
+        role=(nodes.get(wire.get("node", "")) or {}).get("role"),
+    )
+
+
+def _endpoints(nodes: Mapping[str, Mapping[str, Any]], role: str) -> tuple[str, ...]:
+    return tuple(node["flight"] for _, node in sorted(nodes.items()) if node.get("role") == role and node.get("flight"))
+
+
+def _table_map(entry: Mapping[str, Any], flight: Mapping[str, str | None]) -> TableMap:
+    table = table_from_json(entry["table"])
+    by_slot = {shard["slot"]: flight.get(shard.get("node") or "") for shard in entry["shards"]}
+    return TableMap(table, tuple(by_slot.get(slot) for slot in range(len(table.shard_ids))))
