@@ -13,8 +13,6 @@ import secrets
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-import structlog
-
 from proxist import errors
 from proxist.errors import ProxistError
 
@@ -26,8 +24,6 @@ METADATA_KEY = "proxist-error-bin"
 MESSAGE_CHARS_MAX = 2_000
 DETAILS_BYTES_MAX = 2_000
 """Together they stay below gRPC's default limit of 8 KiB for all metadata of a call, in which bytes count 4/3."""
-
-log = structlog.get_logger("proxist.rpc")
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,8 +82,10 @@ def to_proxist(error: BaseException) -> ProxistError:
         return error
     if isinstance(error, MemoryError):
         return errors.Overloaded("The process is out of memory. Ask for less at a time, or give it more memory.")
+    import structlog  # here: the SDK's base install has none, and only servers come this far
+
     error_id = secrets.token_hex(4)
-    log.error("internal error", error_id=error_id, exc_info=error)
+    structlog.get_logger("proxist.rpc").error("internal error", error_id=error_id, exc_info=error)
     return errors.InternalError(
         f"Internal error {error_id}. The server's log has its cause under that id; please report it.", error_id=error_id
     )
