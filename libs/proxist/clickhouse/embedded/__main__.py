@@ -7,7 +7,6 @@ import logging
 import os
 import signal
 import sys
-import threading
 from pathlib import Path
 
 from proxist.clickhouse.embedded.engine import Engine
@@ -23,16 +22,13 @@ def main(argv: list[str] | None = None) -> int:
     """Serve until a signal; prints one ready line on stdout. Returns the exit code; 0 after a clean end."""
     args = _arguments(argv)
     logging.basicConfig(level=args.log_level.upper(), stream=sys.stderr)
-    stop = threading.Event()
-
-    for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, lambda *_: stop.set())
+    signals = _signals()
     try:
         with Engine(args.path) as engine:
             server = EmbeddedServer(engine, args.host, args.port)
             server.start()
             print(f"ready role=clickhouse name={args.name} http=http://{server.address} pid={os.getpid()}", flush=True)
-            stop.wait()
+            os.read(signals, 1)
             if not server.stop(DRAIN_TIMEOUT_S):
                 # A statement still runs inside the engine, which cannot be closed under it. What was confirmed is on
                 # disk as after a kill, so leaving at once is the bounded end.
@@ -42,6 +38,18 @@ def main(argv: list[str] | None = None) -> int:
         print(f"clickhouse: {error.message}", file=sys.stderr, flush=True)
         return EXIT_OPERATOR
     return 0
+
+
+def _signals() -> int:
+    """A pipe's end that SIGINT and SIGTERM make readable, whichever thread of the engine the kernel gives them to: an
+    event that the main thread waits on would be set only once something else wakes the main thread.
+    """
+    readable, writable = os.pipe2(os.O_CLOEXEC)
+    os.set_blocking(writable, False)
+    signal.set_wakeup_fd(writable)
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, lambda *_: None)
+    return readable
 
 
 def _arguments(argv: list[str] | None) -> argparse.Namespace:
