@@ -14,9 +14,12 @@ from proxist.model.table import Column, TableSpec, key_slot
 from proxist.model.types import accepts
 
 
-def to_table(rows: Any) -> pa.Table:
+def to_table(rows: Any, schema: pa.Schema | None = None) -> pa.Table:
     """An Arrow table of an Arrow table, batch or reader, a polars or pandas frame, any object with the Arrow C stream
-    (duckdb, cudf, …), a dict of columns, or a list of dicts. Raises InvalidArgument for anything else.
+    (duckdb, cudf, …), a dict of columns, or a list of dicts.
+
+    Python's own values are read as the types of `schema`: left to itself, Arrow takes microseconds for times. Raises
+    InvalidArgument for anything else, SchemaMismatch for a value that its column cannot hold.
     """
     if isinstance(rows, pa.Table):
         return rows
@@ -25,15 +28,34 @@ def to_table(rows: Any) -> pa.Table:
     if isinstance(rows, pa.RecordBatchReader):
         return rows.read_all()
     if isinstance(rows, dict):
-        return pa.table(rows)
+        return pa.table({name: _python_column(name, values, schema) for name, values in rows.items()})
     if isinstance(rows, list) and all(isinstance(row, dict) for row in rows):
-        return pa.Table.from_pylist(rows)
+        return to_table({name: [row.get(name) for row in rows] for name in _names_of(rows, schema)}, schema)
     if hasattr(rows, "__arrow_c_stream__"):
         return _without_index(pa.table(rows), rows)
     raise InvalidArgument(
         f"Rows are a {type(rows).__name__}, but must be an Arrow table, batch or reader, a polars or pandas frame, "
         "a dict of columns or a list of dicts."
     )
+
+
+def _names_of(rows: list[dict[str, Any]], schema: pa.Schema | None) -> list[str]:
+    if not rows and schema is not None:
+        return list(schema.names)
+    return list(dict.fromkeys(name for row in rows for name in row))
+
+
+def _python_column(name: str, values: Any, schema: pa.Schema | None) -> Any:
+    """Plain lists become the declared type; numpy, Arrow, polars and pandas columns have a type of their own."""
+    at = -1 if schema is None else schema.get_field_index(name)
+    if not isinstance(values, list | tuple) or schema is None or at < 0:
+        return values
+    try:
+        return pa.array(values, schema.field(at).type)
+    except (pa.ArrowInvalid, pa.ArrowTypeError, OverflowError) as error:
+        raise SchemaMismatch(
+            f"Column {name!r} is {schema.field(at).type}, and a value of the rows does not fit it ({error})."
+        ) from None
 
 
 def _without_index(table: pa.Table, frame: Any) -> pa.Table:

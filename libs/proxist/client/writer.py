@@ -86,7 +86,7 @@ class Writer:
         No rows send no batch. Raises SchemaMismatch or InvalidBatch before anything is sent where columns are missing,
         extra or mistyped, or a null stands where none may.
         """
-        table = conform(to_table(rows), self._spec, cast=is_frame(rows))
+        table = conform(to_table(rows, self._spec.schema), self._spec, cast=is_frame(rows))
         batches = list(to_batches(table, batch_rows))
         span = Span(expected=len(batches))
         for batch in batches:
