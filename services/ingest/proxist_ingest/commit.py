@@ -13,7 +13,7 @@ from typing import NamedTuple, Protocol
 
 import pyarrow as pa
 
-from proxist.errors import NotOwner, ProxistError
+from proxist.errors import NotOwner, Overloaded, ProxistError
 from proxist.hot.writer import HotSet
 from proxist.model.ids import Epoch, Offset, ShardId
 from proxist.model.table import Table
@@ -49,6 +49,7 @@ class _Accepted(NamedTuple):
     part: Part
     rows: pa.RecordBatch
     original: Original
+    seqs_before: dict[str, int | None]
 
 
 class _Group:
@@ -125,20 +126,33 @@ class Committer:
             return
         self._check_lease()
         group = _Group(self._log.end, self._log.mark.records)
+        cutter_before = self.cutter.save()
         now_ns = time.monotonic_ns()
         if self.cutter.due(now_ns):
             self._add_cut(group)
         for part in parts:
             self._take(group, part, now_ns, alone=len(parts) == 1)
-        self._write(group)
+        try:
+            self._append(group)
+        except Overloaded as error:  # the disk is full: nothing was written, so nothing was accepted
+            self.cutter.restore(cutter_before)
+            self._refuse(group, error)
+            return
+        self._make_durable(group)
         self._publish(group)
         self._answer(group)
 
     def cut(self) -> Offset:
         """Close the open batch, if it has rows; followers see it once it is on disk. Returns the shard's end."""
         group = _Group(self._log.end, self._log.mark.records)
+        cutter_before = self.cutter.save()
         self._add_cut(group)
-        self._write(group)
+        try:
+            self._append(group)
+        except Overloaded:  # the disk is full: the batch stays open and is cut later
+            self.cutter.restore(cutter_before)
+            raise
+        self._make_durable(group)
         return group.end
 
     def set_persisted(self, persisted: Offset) -> None:
@@ -200,9 +214,8 @@ class Committer:
         original = Original(self._epoch, first, group.end, group.ordinal)
         if part.producer is not None:
             self._producers.accept(part.producer, part.number, part.content_hash, original)
-        if self._dedup is not None:
-            self._dedup.accept(rows)
-        group.accepted.append(_Accepted(part, rows, original))
+        seqs_before = {} if self._dedup is None else self._dedup.accept(rows)
+        group.accepted.append(_Accepted(part, rows, original, seqs_before))
         if rows.num_rows and self.cutter.add(group.end, len(body), now_ns):
             self._add_cut(group)
 
@@ -212,18 +225,39 @@ class Committer:
             group.add(cut_record(bound, time.time_ns()))
             group.cuts.append(bound)
 
-    def _write(self, group: _Group) -> None:
+    def _append(self, group: _Group) -> None:
+        """Write the group to the log; raises Overloaded, with nothing written, where the disk is full."""
         if not group.records:
             return
         end = self._log.append(group.records)
         assert end == group.end, f"the log ends at {end}, the group at {group.end}"
         for bound in group.cuts:
             self._bounds.cut(self._epoch, bound)
+
+    def _make_durable(self, group: _Group) -> None:
+        if not group.records:
+            return
         self.counts.groups += 1
         if self._syncs_inline:
             self.sync()
         else:
             self._after_append()
+
+    def _refuse(self, group: _Group, error: Overloaded) -> None:
+        """Take back what the group had accepted in memory, newest first, and tell its senders."""
+        for part, _, _, seqs_before in reversed(group.accepted):
+            if part.producer is not None:
+                self._producers.retract(part.producer)
+            if self._dedup is not None:
+                self._dedup.restore(seqs_before)
+        self.counts.refused += len(group.accepted)
+        for accepted in group.accepted:
+            accepted.part.done(error)
+        for part, original in group.repeats:
+            if original.ordinal <= self._log.mark.records:
+                self._promise(part, original, duplicate=True)
+            else:  # it repeats a batch of this very group
+                part.done(error)
 
     def _publish(self, group: _Group) -> None:
         # After the flush: it may have taken longer than the lease, and whoever owns the shard then has not these rows.
@@ -239,7 +273,7 @@ class Committer:
     def _answer(self, group: _Group) -> None:
         self.counts.batches += len(group.accepted)
         self.counts.repeats += len(group.repeats)
-        for part, _, original in group.accepted:
+        for part, _, original, _ in group.accepted:
             self._promise(part, original, duplicate=False)
         for part, original in group.repeats:
             self._promise(part, original, duplicate=True)

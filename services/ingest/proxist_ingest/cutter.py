@@ -43,3 +43,11 @@ class Cutter:
         self._opened_ns = None
         self._rows = self._bytes = 0
         return self.cut_at
+
+    def save(self) -> tuple[int | None, int, int, Offset, Offset]:
+        """The state, for `restore`."""
+        return self._opened_ns, self._rows, self._bytes, self.end, self.cut_at
+
+    def restore(self, saved: tuple[int | None, int, int, Offset, Offset]) -> None:
+        """What happened since `save` did not happen."""
+        self._opened_ns, self._rows, self._bytes, self.end, self.cut_at = saved

@@ -54,6 +54,12 @@ class _Producer:
         if len(self.epochs) > NUMBERS_KEPT_MAX:
             self._forget(NUMBERS_KEPT_MAX // 4)
 
+    def pop(self) -> None:
+        self.last -= 1
+        del self.hashes[-HASH_BYTES:]
+        for column in (self.epochs, self.firsts, self.ends, self.ordinals):
+            column.pop()
+
     def _forget(self, count: int) -> None:
         # A quarter at a time: dropping one entry per batch would move the whole arrays for each.
         self.oldest += count
@@ -139,6 +145,14 @@ class Producers:
                 known = self._known[producer] = _Producer(oldest=number, last=number)
             known.last = number
             known.add(content_hash, original)
+
+    def retract(self, producer: str) -> None:
+        """Forget the producer's last accepted batch: its record was not written after all."""
+        with self._lock:
+            known = self._known[producer]
+            known.pop()
+            if known.last < known.oldest:
+                del self._known[producer]
 
     def to_carry(self) -> dict[str, Any]:
         """Carried state: the last number of each producer, with its hash and where its rows lie."""

@@ -30,15 +30,26 @@ class SeqDedup:
             keep[at] = _rising(seqs[at], self._last.get(key))
         return rows if keep.all() else rows.take(pa.array(np.flatnonzero(keep)))
 
-    def accept(self, rows: pa.RecordBatch) -> None:
-        """`rows` were accepted: raise the last seq of their keys."""
+    def accept(self, rows: pa.RecordBatch) -> dict[str, int | None]:
+        """`rows` were accepted: raise the last seq of their keys. Returns what these were before, for `restore`."""
+        before: dict[str, int | None] = {}
         if not rows.num_rows:
-            return
+            return before
         keys, codes, seqs = self._columns(rows)
         highest = np.zeros(len(keys), dtype=np.uint64)
         np.maximum.at(highest, codes, seqs)
         for key, seq in zip(keys, highest.tolist(), strict=True):
             if seq >= self._last.get(key, 0):
+                before[key] = self._last.get(key)
+                self._last[key] = seq
+        return before
+
+    def restore(self, before: dict[str, int | None]) -> None:
+        """The batch that `accept` returned `before` for was not written after all; the newest batch first."""
+        for key, seq in before.items():
+            if seq is None:
+                self._last.pop(key, None)
+            else:
                 self._last[key] = seq
 
     def _columns(

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from concurrent.futures import Future
 from dataclasses import dataclass
 from typing import TypeVar
 
 import structlog
 
-from proxist.errors import InvalidArgument, NotOwner, ProxistError, Stale, Unavailable
+from proxist.errors import InvalidArgument, NotOwner, Overloaded, ProxistError, Stale, Unavailable
 from proxist.hot.ops import HotOp, HotPart, Marks, Probes
 from proxist.hot.reader import HotReader
 from proxist.hot.writer import HotSet
@@ -23,9 +23,12 @@ from proxist_ingest.commit import Carried, Committer, Counts, Lease
 from proxist_ingest.inbox import Inbox
 from proxist_ingest.ladder import Ladder
 from proxist_ingest.part import Part
+from proxist_ingest.recover import SealedLog
 
 RESIDENCY_PERIOD_NS = 100_000_000
 """How often the hot window is looked at: short against any sensible window, long against an eviction step."""
+DISK_FULL_PAUSE_NS = 1_000_000_000
+"""How long a full disk is left alone before the next record is tried."""
 
 log = structlog.get_logger("proxist.ingest.shard")
 T = TypeVar("T")
@@ -57,8 +60,10 @@ class Shard:
         lease: Lease,
         on_fatal: Callable[[ProxistError], None],
         *,
+        sealed: Mapping[Epoch, SealedLog] | None = None,
         epoch_page_path: str | None = None,
     ) -> None:
+        """`sealed`: the older logs of the chain that lie here, for followers."""
         self.table = table
         self.id = shard
         self.epoch = epoch
@@ -66,6 +71,7 @@ class Shard:
         self.log_writer = log_writer
         self.bounds: Bounds = carried.bounds
         self.producers = carried.producers
+        self._sealed = dict(sealed or {})
         self._hot = hot
         self._reader: HotReader = hot.reader(epoch_page_path)
         self._ladder = Ladder(carried.persisted)
@@ -227,6 +233,12 @@ class Shard:
                 shard=self.id,
             )
 
+    def log_of(self, epoch: Epoch) -> SealedLog:
+        """Directory of one log of the chain, and the mark up to which all of it is on disk now."""
+        if epoch == self.epoch:
+            return SealedLog(self.log_writer.log_dir, self.log_writer.synced_mark)
+        return self._sealed[epoch]
+
     def marks(self) -> Marks:
         """Where the shard stands."""
         return self._hot.marks()
@@ -263,20 +275,31 @@ class Shard:
     def _write_loop(self) -> None:
         try:
             next_look_ns = time.monotonic_ns() + RESIDENCY_PERIOD_NS
+            no_cut_before_ns = 0
             while True:
                 due_ns = self._committer.cutter.due_ns()
-                work = self._inbox.drain(next_look_ns if due_ns is None else min(due_ns, next_look_ns))
+                wake_ns = next_look_ns if due_ns is None else min(max(due_ns, no_cut_before_ns), next_look_ns)
+                work = self._inbox.drain(wake_ns)
                 if work is None:
                     return
                 self._do(work)
                 now_ns = time.monotonic_ns()
-                if self._committer.cutter.due(now_ns):
-                    self._committer.cut()
+                if self._committer.cutter.due(now_ns) and now_ns >= no_cut_before_ns:
+                    no_cut_before_ns = now_ns + self._cut_by_age()
                 if now_ns >= next_look_ns:
                     more = self._committer.residency.age_out(time.time_ns())
                     next_look_ns = now_ns if more else now_ns + RESIDENCY_PERIOD_NS
         except BaseException as error:
             self._die(error)
+
+    def _cut_by_age(self) -> int:
+        """Close the open batch; returns for how many ns not to try again (the disk is full)."""
+        try:
+            self._committer.cut()
+        except Overloaded as error:
+            log.warning("a batch stays open", shard=self.id, error=error.message)
+            return DISK_FULL_PAUSE_NS
+        return 0
 
     def _do(self, work: list[Part] | Callable[[], None]) -> None:
         if not isinstance(work, list):
@@ -301,6 +324,8 @@ class Shard:
         def run() -> None:
             try:
                 done.set_result(work())
+            except Overloaded as error:
+                done.set_exception(error)
             except BaseException as error:
                 done.set_exception(self._typed(error))
                 raise

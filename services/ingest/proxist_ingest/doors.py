@@ -1,0 +1,129 @@
+"""The Flight door: which handler answers what."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable
+from typing import Any, Protocol
+
+import pyarrow as pa
+from pyarrow import flight
+
+from proxist.errors import InvalidArgument, NotOwner
+from proxist.etcd.catalog import Catalog
+from proxist.etcd.records import TableRecord
+from proxist.model.ids import Offset
+from proxist.model.table import DEFAULT_TENANT
+from proxist.rpc.actions import DESCRIPTIONS, ClusterActions, parse_body, table_of
+from proxist.rpc.flight_server import BatchStream, Call, FlightHandler
+from proxist.rpc.session import serve_session
+from proxist_ingest.follow import follow
+from proxist_ingest.put import Owners, PutCall
+from proxist_ingest.reads import Reads, producer_numbers
+from proxist_ingest.request import parse_path
+
+
+class Gate(Protocol):
+    def check_serving(self) -> None:
+        """Raises Unavailable while the node is starting, fenced or stopping."""
+
+
+class IngestDoor(FlightHandler):
+    """Writes of any table, reads of this node's shards, the follow stream, the cluster's actions."""
+
+    def __init__(self, owners: Owners, catalog: Catalog, gate: Gate, actions: ClusterActions) -> None:
+        self._owners = owners
+        self._catalog = catalog
+        self._gate = gate
+        self._actions = actions
+        self._reads = Reads(owners, catalog)
+
+    def do_put(
+        self,
+        call: Call,
+        descriptor: flight.FlightDescriptor,
+        reader: flight.MetadataRecordBatchReader,
+        writer: flight.FlightMetadataWriter,
+    ) -> None:
+        self._gate.check_serving()
+        record = self._catalog.table(*parse_path(descriptor.path))
+        _check_active(record)
+        PutCall(self._owners, record.table, call, writer).serve(reader)
+
+    def do_get(self, call: Call, ticket: bytes) -> pa.Table | pa.RecordBatch | BatchStream:
+        self._gate.check_serving()
+        wire = _internal(ticket)
+        if "hot" in wire:
+            return self._reads.hot(wire["hot"])
+        if "follow" in wire:
+            asked = wire["follow"]
+            start = asked.get("from") if isinstance(asked, dict) else None
+            if not isinstance(start, int):
+                raise InvalidArgument('A follow stream is {"follow": {"shard": id, "from": offset}}.')
+            return follow(self._reads.open_shard(asked.get("shard")), Offset(start))
+        return self._reads.answer(call, ticket)
+
+    def do_exchange(
+        self,
+        call: Call,
+        descriptor: flight.FlightDescriptor,
+        reader: flight.MetadataRecordBatchReader,
+        writer: flight.MetadataRecordBatchWriter,
+    ) -> None:
+        self._gate.check_serving()
+        command = _internal(descriptor.command or b"")
+        if "hot" in command:
+            rows = self._reads.hot(command["hot"], reader.read_chunk().data)
+            writer.begin(rows.schema)
+            writer.write_batch(rows)
+            return
+        if command.get("session") is not True:
+            raise InvalidArgument('A DoExchange here is a session: send the descriptor CMD {"session": true}.')
+        serve_session(call, reader, writer, lambda query, probes: self._reads.session_answer(call, query, probes))
+
+    def list_flights(self, call: Call, criteria: bytes) -> Iterable[flight.FlightInfo]:
+        self._gate.check_serving()
+        return [
+            flight.FlightInfo(record.table.spec.schema, flight.FlightDescriptor.for_path(record.table.name), [], -1, -1)
+            for record in self._catalog.tables(DEFAULT_TENANT)
+        ]
+
+    def list_actions(self, call: Call) -> Iterable[tuple[str, str]]:
+        return [
+            *DESCRIPTIONS.items(),
+            ("producer", 'The last number of a producer per slot owned here: {"table": …, "producer": …}.'),
+            ("cancel", "Ends a running query by its id; queries of this node end with their stream, so it finds none."),
+        ]
+
+    def do_action(self, call: Call, name: str, body: bytes) -> Iterable[bytes]:
+        self._gate.check_serving()
+        if name in DESCRIPTIONS:
+            result = self._actions.run(name, body)
+        elif name == "producer":
+            wire = parse_body(name, body)
+            record = self._catalog.table(str(wire.get("tenant") or DEFAULT_TENANT), table_of(name, wire))
+            result = producer_numbers(self._owners, record.table, str(wire.get("producer")))
+        elif name == "cancel":
+            result = {"cancelled": False}
+        else:
+            raise InvalidArgument(
+                f"Action {name!r} is unknown. Actions are {', '.join([*DESCRIPTIONS, 'producer', 'cancel'])}."
+            )
+        return [json.dumps(result).encode()]
+
+
+def _internal(ticket: bytes) -> dict[str, Any]:
+    """The ticket as a JSON object; what is none is left to the query's parser, whose message is better."""
+    try:
+        wire = json.loads(ticket)
+    except ValueError:
+        return {}
+    return wire if isinstance(wire, dict) else {}
+
+
+def _check_active(record: TableRecord) -> None:
+    if record.state != "active":
+        raise NotOwner(
+            f"Table {record.table.name!r} is being dropped and takes no rows. Create it again when it is gone.",
+            table=record.table.name,
+        )

@@ -1,0 +1,86 @@
+"""What a client says beside a batch: the app_metadata of a DoPut message."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from typing import Any
+
+from proxist.errors import InvalidArgument
+from proxist.model.table import DEFAULT_TENANT
+from proxist_ingest.part import LEVELS, raise_level
+from proxist_ingest.producers import check_name
+
+_KNOWN = ("producer", "seq", "durability", "acks", "slot")
+
+
+@dataclass(frozen=True, slots=True)
+class PutRequest:
+    """`level` is what the first ack waits for, `acks` the higher ones that are to follow it."""
+
+    level: str
+    producer: str | None = None
+    number: int = 0
+    acks: tuple[str, ...] = ()
+    slot: int | None = None
+
+    def to_json(self) -> dict[str, Any]:
+        """The metadata that asks another node for the same."""
+        wire: dict[str, Any] = {"durability": self.level}
+        if self.producer is not None:
+            wire |= {"producer": self.producer, "seq": self.number}
+        if self.acks:
+            wire["acks"] = list(self.acks)
+        return wire
+
+
+def parse_request(metadata: bytes | None, table_level: str) -> PutRequest:
+    """Read the metadata of one batch; none at all is fine. Raises InvalidArgument that names the field."""
+    if not metadata:
+        return PutRequest(table_level)
+    try:
+        wire = json.loads(metadata)
+    except ValueError as error:
+        raise InvalidArgument(
+            f'The app_metadata of the batch is not JSON ({error}). Send for example {{"producer": "feed-a", "seq": 17}}.'
+        ) from None
+    if not isinstance(wire, dict):
+        raise InvalidArgument("The app_metadata of the batch must be a JSON object.")
+    if unknown := [name for name in wire if name not in _KNOWN]:
+        raise InvalidArgument(
+            f"The app_metadata of the batch has the unknown field {unknown[0]!r}. Fields are {', '.join(_KNOWN)}."
+        )
+    producer, number = None, 0
+    if wire.get("producer") is not None or wire.get("seq") is not None:
+        producer, number = check_name(wire.get("producer"), wire.get("seq"))
+    level = raise_level(table_level, wire.get("durability"), "`durability` of the batch")
+    return PutRequest(level, producer, number, _acks(wire.get("acks"), level), _slot(wire.get("slot")))
+
+
+def _acks(asked: Any, level: str) -> tuple[str, ...]:
+    if asked is None:
+        return ()
+    if not isinstance(asked, list):
+        raise InvalidArgument(f'`acks` of the batch is {asked!r}, but must be a list of levels, say ["cold"].')
+    for one in asked:
+        raise_level(level, one, "A level in `acks` of the batch")
+    above = {one for one in asked if LEVELS.index(one) > LEVELS.index(level)}
+    return tuple(sorted(above, key=LEVELS.index))
+
+
+def _slot(asked: Any) -> int | None:
+    if asked is not None and (not isinstance(asked, int) or isinstance(asked, bool) or asked < 0):
+        raise InvalidArgument(f"`slot` of the batch is {asked!r}, but must be a slot's number. Read the shard map.")
+    return asked
+
+
+def parse_path(path: list[bytes] | None) -> tuple[str, str]:
+    """(tenant, table) of a descriptor's path: `["trades"]` or `[tenant, table]`."""
+    names = [part.decode("utf-8", "replace") for part in path or []]
+    if len(names) == 1:
+        return DEFAULT_TENANT, names[0]
+    if len(names) == 2:
+        return names[0], names[1]
+    raise InvalidArgument(
+        f'The descriptor of a DoPut has the path {names}, but must be a PATH of one table\'s name, such as ["trades"].'
+    )

@@ -1,0 +1,145 @@
+"""The gRPC IngestService: marks, commands, logs."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Iterable
+from typing import Any, Protocol
+
+import proxist
+from proxist.errors import DeadlineExceeded, NotFound, Paused
+from proxist.etcd.catalog import Catalog
+from proxist.etcd.records import TableRecord
+from proxist.model.ids import Epoch, Offset, ShardId, TimeNs
+from proxist.model.table import DEFAULT_TENANT
+from proxist.pb import ingest_pb2 as pb
+from proxist.pb import ingest_pb2_grpc as pb_grpc
+from proxist.wal.chain import list_segments
+from proxist_ingest.put import Owners
+from proxist_ingest.shard import EvictTo, Shard
+
+FLUSH_TIMEOUT_S = 10.0
+SERVICE_NAME = "proxist.ingest.v1.IngestService"
+
+
+class Node(Owners, Protocol):
+    """What the servicer needs of the node."""
+
+    name: str
+    state: str
+
+    def open_shards(self) -> list[Shard]:
+        """The shards that this node owns, by id."""
+
+
+class IngestServicer(pb_grpc.IngestServiceServicer):
+    """Implements protos/proxist/ingest/v1/ingest.proto; its comments are the contract."""
+
+    def __init__(self, node: Node, catalog: Catalog) -> None:
+        self._node = node
+        self._catalog = catalog
+
+    def Status(self, request: pb.StatusRequest, context: Any) -> pb.StatusResponse:
+        return pb.StatusResponse(
+            name=self._node.name,
+            state=self._node.state,
+            pid=os.getpid(),
+            version=getattr(proxist, "__version__", ""),
+            shards=[watermark(shard) for shard in self._node.open_shards()],
+        )
+
+    def Watermarks(self, request: pb.WatermarksRequest, context: Any) -> pb.WatermarksResponse:
+        return pb.WatermarksResponse(watermarks=[watermark(shard) for shard in self._of(request.table)])
+
+    def Flush(self, request: pb.FlushRequest, context: Any) -> pb.FlushResponse:
+        record = self._catalog.table(request.tenant or DEFAULT_TENANT, request.table)
+        if request.wait:
+            _check_running(record)
+        shards = self._of(request.table, request.tenant)
+        ends = [(shard, shard.flush()) for shard in shards]
+        if request.wait:
+            deadline = time.monotonic() + (request.timeout_ms / 1000 or FLUSH_TIMEOUT_S)
+            for shard, end in ends:
+                self._wait_persisted(record, shard, end, deadline)
+        return pb.FlushResponse(shards=[watermark(shard) for shard in shards])
+
+    def ListLogs(self, request: pb.ListLogsRequest, context: Any) -> pb.ListLogsResponse:
+        return pb.ListLogsResponse(logs=[entry for shard in self._of(request.table) for entry in self._logs(shard)])
+
+    def AdvancePersisted(self, request: pb.AdvancePersistedRequest, context: Any) -> pb.AdvancePersistedResponse:
+        shard = self._node.local(ShardId(request.shard))
+        if shard is None:
+            raise NotFound(f"Shard {request.shard} is not owned here. Ask its owner.", shard=request.shard)
+        shard.advance_persisted(Epoch(request.epoch), Offset(request.persisted))
+        return pb.AdvancePersistedResponse()
+
+    def Evict(self, request: pb.EvictRequest, context: Any) -> pb.EvictResponse:
+        self._catalog.table(request.tenant or DEFAULT_TENANT, request.table)
+        kind = request.WhichOneof("to")
+        to = EvictTo(
+            before_ns=TimeNs(request.before_ns) if kind == "before_ns" else None,
+            rows=request.rows if kind == "rows" else None,
+        )
+        shards = self._of(request.table, request.tenant)
+        for shard in shards:
+            shard.evict(to)
+        return pb.EvictResponse(shards=[watermark(shard) for shard in shards])
+
+    def _of(self, table: str, tenant: str = "") -> list[Shard]:
+        """The shards of a table that are owned here, of all tables where none is named."""
+        return [
+            shard
+            for shard in self._node.open_shards()
+            if not table or (shard.table.name == table and shard.table.tenant == (tenant or DEFAULT_TENANT))
+        ]
+
+    def _wait_persisted(self, record: TableRecord, shard: Shard, end: Offset, deadline: float) -> None:
+        """Until rows below `end` are persisted; looks now and then whether somebody paused the table meanwhile."""
+        while not shard.wait_persisted(end, max(0.0, min(0.5, deadline - time.monotonic()))):
+            _check_running(self._catalog.table(record.table.tenant, record.table.name))
+            if time.monotonic() >= deadline:
+                persisted = shard.marks().persisted
+                raise DeadlineExceeded(
+                    f"Shard {shard.id} of table {shard.table.name!r} is persisted up to {persisted}, and {end} was not "
+                    "reached in time. Look at the persister's state, or wait longer.",
+                    retry_after_s=1.0,
+                    shard=shard.id,
+                )
+
+    def _logs(self, shard: Shard) -> Iterable[pb.Log]:
+        for entry in self._catalog.shard(shard.id).logs:
+            log = pb.Log(
+                table=shard.table.name,
+                shard=shard.id,
+                epoch=entry.epoch,
+                start=entry.start,
+                end=shard.marks().end if entry.end is None else entry.end,
+                state=entry.state,
+            )
+            segments = [path for _, path in list_segments(shard.log_writer.log_dir.parent / str(entry.epoch))]
+            log.segments = len(segments)
+            log.bytes = sum(path.stat().st_size for path in segments)
+            yield log
+
+
+def watermark(shard: Shard) -> pb.Watermark:
+    """Where a shard stands, as the wire says it."""
+    marks = shard.marks()
+    return pb.Watermark(
+        table=shard.table.name,
+        tenant=shard.table.tenant,
+        shard=shard.id,
+        epoch=marks.epoch,
+        floor=marks.floor,
+        persisted=marks.persisted,
+        end=marks.end,
+        t_persisted=marks.t_persisted,
+    )
+
+
+def _check_running(record: TableRecord) -> None:
+    if record.paused:
+        raise Paused(
+            f"Table {record.table.name!r} is paused: nothing is persisted. Run `pxctl persist resume {record.table.name}`."
+        )
