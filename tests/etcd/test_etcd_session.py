@@ -13,7 +13,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from proxist.etcd import Catalog, EtcdClient, KeptLease, NodeRecord, NodeSession, layout, register_part, this_host_id
+from proxist.etcd import Catalog, EtcdClient, KeptLease, NodeRecord, NodeSession, layout, this_host_id
 
 DEADLINE_S = 30.0
 
@@ -109,15 +109,6 @@ def test_a_session_may_start_before_etcd(name: str) -> None:
             assert catalog.wait_until(lambda c: c.node(name) is not None, DEADLINE_S)
             session.close()
             catalog.close()
-
-
-def test_a_part_without_a_lease_is_a_node_too(client: EtcdClient, name: str) -> None:
-    catalog = Catalog.start(client)
-    register_part(client, name, "etcd", 4711, grpc="127.0.0.1:2379")
-    register_part(client, name, "etcd", 4712, grpc="127.0.0.1:2379")
-    assert catalog.wait_until(lambda c: (n := c.node(name)) is not None and n.pid == 4712, DEADLINE_S)
-    assert name in [n.name for n in catalog.nodes("etcd")]
-    catalog.close()
 
 
 def test_closing_a_session_that_never_gained_is_prompt(client: EtcdClient, name: str) -> None:

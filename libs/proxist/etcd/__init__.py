@@ -26,7 +26,7 @@ from proxist.etcd.records import (
     WatermarkRecord,
     this_host_id,
 )
-from proxist.etcd.session import NodeSession, register_part
+from proxist.etcd.session import NodeSession
 
 __all__ = [
     "Catalog",
@@ -41,6 +41,5 @@ __all__ = [
     "ShardRecord",
     "TableRecord",
     "WatermarkRecord",
-    "register_part",
     "this_host_id",
 ]

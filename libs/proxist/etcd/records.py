@@ -10,7 +10,6 @@ from typing import Any
 from proxist.model.ids import Epoch, Offset, ShardId, TableId
 from proxist.model.table import Table, table_from_json
 
-ROLES = ("ingest", "query", "persister", "controlplane", "etcd", "clickhouse")
 TABLE_STATES = ("active", "dropping", "dropped")
 """`dropping`: owners refuse writes, seal and release, then a persister drops the ClickHouse table and writes
 `dropped`; then the control plane deletes the keys and the name is free."""
@@ -30,8 +29,7 @@ class NodeRecord:
     """A process of the cluster and its doors. Addresses are as clients use them; empty where there is no such door.
 
     `flight` "grpc://host:port", `flight_unix` "grpc+unix:///path", `grpc` "host:port", `http` "http://host:port",
-    `attach` the path of the attach socket. Leased for services; the parts `etcd` and `clickhouse` of a local cluster
-    have no lease, since their supervisor ends with them.
+    `attach` the path of the attach socket.
     """
 
     name: str

@@ -194,13 +194,3 @@ def _is_dead(other: NodeRecord, mine: NodeRecord) -> bool:
         return False
     return False
 
-
-def register_part(
-    client: EtcdClient, name: str, role: str, pid: int, *, grpc: str = "", http: str = "", state: str = "ready"
-) -> None:
-    """For a supervisor: say that a part that is no service (`etcd`, `clickhouse`) runs as `pid`, again after each start.
-
-    The record has no lease. Raises Unavailable where etcd does not answer.
-    """
-    record = NodeRecord(name=name, role=role, pid=pid, grpc=grpc, http=http, state=state)
-    client.put(layout.node_key(name), encode(record.to_json()))
