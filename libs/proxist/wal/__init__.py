@@ -9,7 +9,7 @@ crash of the process); on return of `LogWriter.sync` everything appended before 
 survive a loss of power). Byte format: docs/formats/wal.md.
 """
 
-from proxist.wal.chain import LogPath, list_logs, list_shards, log_directory, shard_directory
+from proxist.wal.chain import LogPath, list_logs, list_segments, list_shards, log_directory, shard_directory
 from proxist.wal.files import Files, OsFiles, fsync_is_meaningful, require_fsync
 from proxist.wal.lock import DirectoryLock
 from proxist.wal.mark import LogMark
@@ -48,6 +48,7 @@ __all__ = [
     "fsync_is_meaningful",
     "hash_content",
     "list_logs",
+    "list_segments",
     "list_shards",
     "log_directory",
     "persisted_record",

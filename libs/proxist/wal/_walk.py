@@ -13,6 +13,7 @@ from proxist.wal._format import (
     FLAG_PRODUCER,
     FORMAT_VERSION,
     HEAD_BYTES,
+    SEGMENT_HEAD,
     Damage,
     RecordHead,
     SegmentHead,
@@ -23,6 +24,7 @@ from proxist.wal._format import (
     segment_header_bytes,
 )
 from proxist.wal.chain import list_segments, segment_path
+from proxist.wal.mark import LogMark
 from proxist.wal.record import Record, RecordKind
 
 CHUNK_BYTES = 2**20
@@ -45,20 +47,20 @@ class SegmentFile:
         at = position - self._base
         if at < 0 or at + length > self._chunk.size:
             wanted = min(max(length, CHUNK_BYTES), max(stop - position, 0))
-            try:
-                raw = os.pread(self._fd, wanted, position)
-            except OSError as error:
-                raise Damage(str(self.path), position, f"reading failed: {error.strerror}") from None
-            self._chunk, self._base, at = pa.py_buffer(raw), position, 0
+            self._chunk, self._base, at = self._read(position, wanted), position, 0
         return self._chunk.slice(at, min(length, self._chunk.size - at))
+
+    def _read(self, position: int, length: int) -> pa.Buffer:
+        try:
+            return pa.py_buffer(os.pread(self._fd, length, position))
+        except OSError as error:
+            raise Damage(str(self.path), position, f"reading failed: {error.strerror}") from None
 
     def header(self) -> SegmentHead:
         """Raises Damage where the header is not sound, or is of another format version."""
-        raw = self.take(0, CHUNK_BYTES, self.size)
-        total = segment_header_bytes(raw)
-        found = (
-            parse_segment(self.take(0, total, self.size)) if isinstance(total, int) and total <= self.size else total
-        )
+        # Not through the chunk: what lies behind the header of an open segment may not be written yet.
+        total = segment_header_bytes(self._read(0, SEGMENT_HEAD.size))
+        found = parse_segment(self._read(0, total)) if isinstance(total, int) and total <= self.size else total
         if not isinstance(found, tuple):
             raise Damage(str(self.path), 0, found if isinstance(found, str) else "the file ends inside its header")
         head, version = found
@@ -124,17 +126,19 @@ class Walker:
         self.records = self.header.first_record
         self.offset = Offset(self.header.first)
 
-    def next(self, stop: int | None = None) -> tuple[Record | None, RecordHead]:
-        """The next record, None for one of an unknown kind that may be passed over; `stop` bounds the bytes that may be read of the current segment (None: all of it).
+    def next(self, until: LogMark | None = None) -> tuple[Record | None, RecordHead]:
+        """The next record, None for one of an unknown kind that may be passed over. No byte at or above `until` is
+        read: it may be in writing.
 
         Raises Damage at the first byte that is not what the chain demands, the plain end of the log included
         (its cause is "no record begins here"); the walker then stands where it stood.
         """
         while True:
+            last = until is not None and self.segment >= until.segment
             try:
-                return self._record(self.file.size if stop is None else stop)
+                return self._record(until.position if until is not None and last else self.file.size)
             except Damage as damage:
-                if damage.final or stop is not None or not self._enter_next():
+                if damage.final or last or not self._enter_next():
                     raise
 
     def _record(self, stop: int) -> tuple[Record | None, RecordHead]:

@@ -54,9 +54,8 @@ class LogReader:
         """
         walker = self._walker
         while walker.records < until.records:
-            stop = until.position if walker.segment == until.segment else None
             try:
-                record, _ = walker.next(stop)
+                record, _ = walker.next(until)
             except Damage as damage:
                 raise corrupt(damage, walker.offset, until.end) from None
             if record is None:
