@@ -1,0 +1,164 @@
+"""From a query's text to a `Prepared`: checked, bounded, exact, and open for the relations of either plan."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+
+from sqlglot import exp
+
+from proxist.model.table import HIDDEN_COLUMNS, Table
+from proxist.sql.aggregates import break_ties
+from proxist.sql.asof import WRAPPED, dedup_right_sides
+from proxist.sql.bounds import Bounds, bounds_in
+from proxist.sql.clock import fix_clock, not_repeatable
+from proxist.sql.dialect import parse_select, to_text
+from proxist.sql.naming import clickhouse_name
+from proxist.sql.order import PASSED, Ties, sort_windows
+from proxist.sql.refuse import refuse_escapes
+from proxist.sql.scopes import HOLE, TABLE_KEY, bind_tables, sources
+
+_HOLE = re.compile(rf"\b{HOLE}(\w+)\b")
+
+
+@dataclass(frozen=True, slots=True)
+class TableUse:
+    """One table of a query: the columns that any reference may read (time, key and seq always), and what bounds them all."""
+
+    table: Table
+    columns: tuple[str, ...]
+    bounds: Bounds
+
+
+@dataclass(frozen=True, slots=True)
+class Prepared:
+    """A query ready for either plan."""
+
+    explain: bool
+    uses: tuple[TableUse, ...]
+    text: str
+    """With a hole for each table; see `render`."""
+    reads_clock: bool
+    not_repeatable: tuple[str, ...]
+
+    def render(self, relations: Mapping[str, str]) -> str:
+        """The statement with each table's relation, a parenthesised SELECT of its columns, `_log` and `_offset`."""
+        return _HOLE.sub(lambda hole: relations[hole[1]], self.text)
+
+
+def prepare(text: str, tenant: str, table_of: Callable[[str], Table], now_ns: int) -> Prepared:
+    """Check and rewrite a query. `table_of` raises NotFound for an unknown name; `now_ns` is the query's clock.
+
+    Raises InvalidArgument, PermissionDenied and NotFound that name what is refused and what to do instead.
+    """
+    explain, tree = parse_select(text)
+    refuse_escapes(tree)
+    bind_tables(tree, tenant, table_of)
+    names = _Names(tree)
+    repeats_not = not_repeatable(tree)
+    reads_clock = fix_clock(tree, now_ns)
+    _where_only(tree)
+    uses = _uses(tree)
+    _make_exact(tree)
+    names.keep()
+    return Prepared(explain, uses, to_text(tree), reads_clock, repeats_not)
+
+
+def _where_only(tree: exp.Expr) -> None:
+    """PREWHERE is a hint to MergeTree, which a relation is not: the same condition in WHERE."""
+    for select in tree.find_all(exp.Select):
+        prewhere, where = select.args.get("prewhere"), select.args.get("where")
+        if prewhere is not None:
+            select.set("prewhere", None)
+            both = prewhere.this if where is None else exp.and_(prewhere.this, where.this)
+            select.set("where", exp.Where(this=both))
+
+
+def _uses(tree: exp.Expr) -> tuple[TableUse, ...]:
+    bounds: dict[str, Bounds] = {}
+    tables: dict[str, Table] = {}
+    counted = 0
+    for select in tree.find_all(exp.Select):
+        for table, found in bounds_in(select):
+            counted += 1
+            tables[table.name] = table
+            known = bounds.get(table.name)
+            bounds[table.name] = found if known is None else known.either(found)
+    references = [node for node in tree.find_all(exp.Table) if TABLE_KEY in node.meta]
+    for node in references:
+        tables.setdefault(node.meta[TABLE_KEY].name, node.meta[TABLE_KEY])
+    if counted != len(references):  # some stand where no SELECT lists them as a source: nothing is proven for any
+        bounds = {}
+    names = _names(tree)
+    return tuple(
+        TableUse(table, _columns(table, names), bounds.get(name, Bounds())) for name, table in sorted(tables.items())
+    )
+
+
+def _names(tree: exp.Expr) -> set[str] | None:
+    """Every identifier of the query; None where a star may mean any column."""
+    for node in tree.find_all(exp.Star, exp.Columns):
+        if function_argument(node):
+            continue
+        return None
+    return {node.name for node in tree.find_all(exp.Identifier)}
+
+
+def function_argument(node: exp.Expr) -> bool:
+    """`count(*)`: a star that means rows, not columns."""
+    return isinstance(node, exp.Star) and isinstance(node.parent, exp.Func) and not isinstance(node.parent, exp.Columns)
+
+
+def _columns(table: Table, names: set[str] | None) -> tuple[str, ...]:
+    spec = table.spec
+    always = {spec.key, *spec.order}
+    return tuple(c.name for c in spec.columns if names is None or c.name in names or c.name in always)
+
+
+class _Names:
+    """The names that ClickHouse would have given to projections without an alias, for those that rewriting changes."""
+
+    def __init__(self, tree: exp.Expr) -> None:
+        plain = exp.Alias | exp.Column | exp.Star | exp.Columns | exp.Literal
+        self._projections = [
+            (select, index, projection.copy(), to_text(projection))
+            for select in tree.find_all(exp.Select)
+            for index, projection in enumerate(select.expressions)
+            if not isinstance(projection, plain)
+        ]
+
+    def keep(self) -> None:
+        for select, index, original, text in self._projections:
+            now = select.expressions[index]
+            if to_text(now) != text:
+                now.replace(exp.alias_(now.copy(), clickhouse_name(original), quoted=True))
+
+
+def _make_exact(tree: exp.Expr) -> None:
+    """Inner SELECTs first: an outer one may then ask them for their order columns."""
+    ties = Ties()
+    selects = list(tree.find_all(exp.Select))
+    outermost = tree.unnest() if isinstance(tree, exp.Subquery) else tree
+    starred = [s for s in selects if any(source.table is not None for source in sources(s))]
+    for select in reversed(selects):
+        break_ties(select, ties)
+        sort_windows(select, ties)
+        ties.sort(select, outermost=select is outermost)
+        dedup_right_sides(select, ties)
+    for select in selects:
+        hidden = list(HIDDEN_COLUMNS) if select in starred else []
+        hidden += [f"{PASSED}{i}" for i in range(ties.names_max)]
+        _hide(select, hidden)
+
+
+def _hide(select: exp.Select, hidden: list[str]) -> None:
+    """`*` and `t.*` mean the table's own columns."""
+    if not hidden or select.meta.get(WRAPPED):
+        return
+    for projection in select.expressions:
+        star = projection.this if isinstance(projection, exp.Column) else projection
+        if isinstance(star, exp.Star):
+            named = {e.name for e in star.args.get("except_") or ()}
+            extra = [exp.column(name) for name in hidden if name not in named]
+            star.set("except_", [*(star.args.get("except_") or ()), *extra])
