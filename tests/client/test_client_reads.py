@@ -179,7 +179,7 @@ def test_the_topology_is_asked_of_another_node_when_the_first_is_gone(three_slot
 def test_nobody_there_is_unavailable_and_a_wrong_address_is_refused() -> None:
     with pytest.raises(Unavailable, match="does not answer"):
         proxist.connect("grpc://127.0.0.1:9", timeout_s=1.0)
-    with pytest.raises(InvalidArgument, match="http://x.*grpc"):
+    with pytest.raises(InvalidArgument, match=r"http://x.*grpc"):
         proxist.connect("http://x")
     with pytest.raises(InvalidArgument, match="attach"):
         proxist.connect("grpc://127.0.0.1:9", attach="always")

@@ -218,9 +218,9 @@ def test_rows_that_do_not_fit_are_refused_before_anything_is_sent(one_owner: Fak
         for message, batch in bad.items():
             with pytest.raises(SchemaMismatch, match=message):
                 table.write(batch)
-        with pytest.raises(InvalidBatch, match="'symbol'.*1 nulls"):
+        with pytest.raises(InvalidBatch, match=r"'symbol'.*1 nulls"):
             table.write(good.set_column(0, "symbol", pa.array(["A", None])))
-        with pytest.raises(NotFound, match="'nosuch'.*trades"):
+        with pytest.raises(NotFound, match=r"'nosuch'.*trades"):
             connection.table("nosuch").write(good)
     assert one_owner.nodes["ingest-0"].metadata == []
 

@@ -100,7 +100,7 @@ class Connection(Verbs):
         """
         wanted = spec if isinstance(spec, TableSpec) else parse_spec(dict(spec))
         self._reader().action("create_table", wanted.to_json(), self._timeout_s)
-        self.topology(fresh=True)
+        self._await_topology(lambda known: wanted.name in known.tables and None not in known.table(wanted.name).owners)
         return Table(self, wanted.name)
 
     def drop_table(self, name: str) -> None:
@@ -110,7 +110,7 @@ class Connection(Verbs):
         for writer in writers:
             writer.close(abandon=True)
         self._reader().action("drop_table", {"table": name}, self._timeout_s)
-        self.topology(fresh=True)
+        self._await_topology(lambda known: name not in known.tables)
 
     def tables(self) -> list[TableSpec]:
         """The specs of all tables, by name."""
@@ -194,6 +194,12 @@ class Connection(Verbs):
                 first = first or error
         assert first is not None
         raise first
+
+    def _await_topology(self, condition: Callable[[Topology], bool]) -> None:
+        """The node that is asked for the topology may hear of a change a moment after the one that made it."""
+        deadline_s = time.monotonic() + self._timeout_s
+        while not condition(self.topology(fresh=True)) and time.monotonic() < deadline_s:
+            time.sleep(_BACKOFF_S / 10)
 
     def _reader(self) -> Wire:
         """The given node where it answers queries; else a query node; else the given node, for what it owns."""

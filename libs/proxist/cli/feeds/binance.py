@@ -177,7 +177,7 @@ class _Parser:
                     yield self._cut(table)
         except (EOFError, OSError, zlib.error) as error:
             raise self._wrong(line_number + 1, f"cannot be read ({error}); the file is damaged or cut short") from None
-        except (ValueError, KeyError, TypeError, IndexError):
+        except (ValueError, KeyError, TypeError, IndexError, AttributeError):
             raise self._wrong(
                 line_number,
                 "is not `<time in ns> <JSON of a trade, bookTicker or depth message, or of a depth snapshot>`",
