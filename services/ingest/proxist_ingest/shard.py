@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import threading
 import time
 from collections.abc import Callable, Mapping
@@ -17,6 +18,7 @@ from proxist.hot.reader import HotReader
 from proxist.hot.writer import HotSet
 from proxist.model.ids import Epoch, Offset, ShardId, TimeNs
 from proxist.model.table import Table
+from proxist.rpc.status import to_proxist
 from proxist.wal.writer import LogWriter
 from proxist_ingest.bounds import Bounds
 from proxist_ingest.commit import Carried, Committer, Counts, Lease
@@ -85,7 +87,8 @@ class Shard:
         )
         self._failed: ProxistError | None = None
         self._closed = False
-        self._fail_lock = threading.Lock()  # guards _failed and _closed, and the hot set's lease
+        self._fd: int | None = None
+        self._fail_lock = threading.Lock()  # guards _failed, _closed and _fd, and the hot set's lease
         self._writer = threading.Thread(target=self._write_loop, name=f"shard-{shard}", daemon=True)
         self._syncer: threading.Thread | None = None
         if table.spec.durability != "disk":
@@ -135,6 +138,8 @@ class Shard:
     def _end(self, gone: ProxistError) -> None:
         with self._fail_lock:
             failed, self._closed = self._failed is not None, True
+            if self._fd is not None:
+                os.close(self._fd)
         self._ladder.fail(gone)
         self.bounds.close(gone)
         if not failed:
@@ -256,9 +261,14 @@ class Shard:
         return self._ladder.waiting()
 
     def readonly_fd(self) -> int:
-        """A descriptor of the hot set for readers of this host; the caller closes it."""
+        """A descriptor of the hot set for readers of this host; it stays this object's, who passes on a copy."""
         self._check_alive()
-        return self._hot.readonly_fd()
+        with self._fail_lock:
+            if self._closed:
+                raise Unavailable(f"Shard {self.id} is closed.", shard=self.id)
+            if self._fd is None:
+                self._fd = self._hot.readonly_fd()
+            return self._fd
 
     def set_lease_until(self, valid_until_ns: int) -> None:
         """The lease was extended: readers may answer until then."""
@@ -358,17 +368,17 @@ class Shard:
             self._die(error)
 
     def _die(self, error: BaseException) -> None:
-        typed = self._typed(error)
-        log.error("the shard failed", shard=self.id, table=self.table.name, error=typed.message, exc_info=error)
-        self.fail(typed)
-        self._on_fatal(typed)
+        log.error("the shard failed", shard=self.id, table=self.table.name, error=str(error), exc_info=error)
+        self.fail(self._typed(error))
+        self._on_fatal(to_proxist(error))
 
     def _typed(self, error: BaseException) -> ProxistError:
-        if isinstance(error, ProxistError):
+        """What clients are told: the lease's error as it is; of anything else not more than that it is over."""
+        if isinstance(error, NotOwner):
             return error
         return Unavailable(
             f"Shard {self.id} of table {self.table.name!r} stopped: this node cannot go on and restarts. Send again in a "
-            "moment.",
+            "moment; whether this batch was stored is not known, and its producer number tells.",
             retry_after_s=1.0,
             shard=self.id,
         )

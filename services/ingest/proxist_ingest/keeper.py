@@ -1,0 +1,147 @@
+"""Keeps the set of open shards equal to what the catalog places on this node."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+
+import structlog
+
+from proxist.errors import ConfigError, NotFound, NotOwner, ProxistError, Unavailable
+from proxist.etcd import Catalog, ShardRecord, TableRecord
+from proxist.etcd.mirror import Subscription
+from proxist.model.ids import ShardId
+from proxist_ingest.opening import Opener, OpenShard
+from proxist_ingest.shard import Shard
+
+PERIOD_S = 1.0
+"""How soon a shard that could not be opened for a passing reason is tried again."""
+
+log = structlog.get_logger("proxist.ingest.keeper")
+
+
+class Keeper:
+    """One thread; `_lock` guards `_open`. Reads of the set are lock-free."""
+
+    def __init__(self, opener: Opener, catalog: Catalog, on_fatal: Callable[[ProxistError], None]) -> None:
+        """`on_fatal`: a shard cannot be opened and never will be by trying again (its log lost rows)."""
+        self._opener = opener
+        self._catalog = catalog
+        self._on_fatal = on_fatal
+        self._lock = threading.Lock()
+        self._open: dict[ShardId, OpenShard] = {}
+        self._refused: dict[ShardId, str] = {}
+        self._stop = threading.Event()
+        self._wake = threading.Event()
+        self._first_pass = threading.Event()
+        self._subscription: Subscription | None = None
+        self._thread = threading.Thread(target=self._run, name="keeper", daemon=True)
+
+    def start(self) -> None:
+        """Begin; `wait_first_pass` tells when everything that is placed here is open."""
+        self._subscription = self._catalog.mirror.subscribe(lambda _: self._wake.set())
+        self._thread.start()
+
+    def wait_first_pass(self, timeout_s: float) -> bool:
+        """True once every shard that was placed here at the start is open (or was given up with a logged reason)."""
+        return self._first_pass.wait(timeout_s)
+
+    def stop(self) -> None:
+        """Open and release nothing any more; joins the thread. The shards stay open."""
+        self._stop.set()
+        self._wake.set()
+        if self._subscription is not None:
+            self._subscription.close()
+        if self._thread.ident is not None:
+            self._thread.join()
+
+    def get(self, shard: ShardId) -> Shard | None:
+        """The open shard, if this node owns it."""
+        opened = self._open.get(shard)
+        return None if opened is None else opened.shard
+
+    def shards(self) -> list[Shard]:
+        """The open shards, by id."""
+        return [opened.shard for _, opened in sorted(self._open.items())]
+
+    def close_shards(self) -> None:
+        """End every shard: finish what was accepted, or, after a failure, just end."""
+        for opened in list(self._open.values()):
+            opened.shard.stop()
+            opened.page.close()
+        self._set({})
+
+    def _run(self) -> None:
+        while not self._stop.is_set():
+            self._wake.clear()
+            try:
+                if self._catalog.mirror.synced and self._pass():
+                    self._first_pass.set()
+            except ProxistError as error:
+                if _passing(error):
+                    log.warning("shards were not all opened; trying again", error=error.message)
+                else:
+                    self._on_fatal(error)
+                    return
+            except Exception as error:
+                log.exception("keeping shards failed")
+                self._on_fatal(Unavailable(f"This node cannot keep its shards ({type(error).__name__}); it restarts."))
+                return
+            self._wake.wait(PERIOD_S)
+
+    def _pass(self) -> bool:
+        """Open what is missing, release what is too much; True when all is as it should be."""
+        wanted = self._wanted()
+        for shard_id, opened in list(self._open.items()):
+            if shard_id not in wanted and not self._stop.is_set():
+                self._remove(shard_id, opened)
+        for shard_id, record in wanted.items():
+            if self._stop.is_set():
+                return False
+            if shard_id not in self._open:
+                self._add(shard_id, record)
+        return True
+
+    def _wanted(self) -> dict[ShardId, TableRecord]:
+        return {
+            record.shard: table
+            for record in self._catalog.shards()
+            if record.node == self._opener.node
+            and (table := self._table_of(record)) is not None
+            and table.state == "active"
+        }
+
+    def _table_of(self, record: ShardRecord) -> TableRecord | None:
+        try:
+            table = self._catalog.table(record.tenant, record.table)
+        except NotFound:
+            return None
+        return table if table.table.id == record.table_id else None
+
+    def _add(self, shard_id: ShardId, record: TableRecord) -> None:
+        try:
+            opened = self._opener.open(record.table, shard_id)
+        except ConfigError as error:
+            # One table's level is impossible on this disk: its fault alone, so the other tables go on.
+            if self._refused.get(shard_id) != error.message:
+                log.error("a shard cannot be opened", shard=shard_id, error=error.message)
+                self._refused[shard_id] = error.message
+            return
+        except NotFound:
+            return  # dropped meanwhile
+        self._set({**self._open, shard_id: opened})
+
+    def _remove(self, shard_id: ShardId, opened: OpenShard) -> None:
+        rest = {key: value for key, value in self._open.items() if key != shard_id}
+        self._set(rest)  # first, so that nobody finds it any more
+        self._opener.release(opened, "was dropped or moved")
+        self._opener.delete_orphans()
+
+    def _set(self, shards: dict[ShardId, OpenShard]) -> None:
+        with self._lock:
+            self._open = shards
+
+
+def _passing(error: ProxistError) -> bool:
+    """Whether trying again may help. Not where etcd's answer is unknown: then the lease must go first."""
+    return isinstance(error, NotOwner | Unavailable) and error.details.get("outcome") != "unknown"
