@@ -17,7 +17,7 @@ from proxist.client.topology import TableMap, Topology, parse_topology
 from proxist.client.verbs import Verbs
 from proxist.client.wire import UNREACHABLE, Wire, check_uri
 from proxist.client.writer import Writer
-from proxist.errors import InvalidArgument, ProxistError, Unavailable
+from proxist.errors import InvalidArgument, NotFound, ProxistError, Unavailable
 from proxist.model.table import TableSpec, parse_spec
 
 TIMEOUT_S = 30.0
@@ -139,13 +139,21 @@ class Connection(Verbs):
     def producer_last(self, table: str, producer: str) -> int | None:
         """The last number that every slot of a table has of this producer; None where some slot has none."""
         lasts: list[int | None] = []
-        owners = self.table_map(table, fresh=True).owners
-        for uri in dict.fromkeys(owners):
-            if uri is None:
-                raise Unavailable(f"A shard of table {table!r} has no owner now. Wait for its node, then try again.")
-            told = self.wire(uri).action("producer", {"table": table, "producer": producer}, self._timeout_s) or {}
-            lasts.extend(told["slots"].values() if told.get("slots") else [told.get("last")])
+        for uri in dict.fromkeys(self.table_map(table, fresh=True).owners):
+            lasts.extend(self._slot_numbers(uri, table, producer))
         return None if None in lasts else min((last for last in lasts if last is not None), default=None)
+
+    def _slot_numbers(self, uri: str | None, table: str, producer: str) -> list[int | None]:
+        try:
+            if uri is not None:
+                told = self.wire(uri).action("producer", {"table": table, "producer": producer}, self._timeout_s)
+                return list(told["slots"].values())
+        except NotFound:
+            pass  # the node that the topology names does not own the shard any more, or not yet again
+        raise Unavailable(
+            f"A shard of table {table!r} has no owner now. Wait for its node, or look at `pxctl shards`.",
+            retry_after_s=0.2,
+        )
 
     def wire(self, uri: str) -> Wire:
         """The connection's one channel to a node."""

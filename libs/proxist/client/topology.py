@@ -45,7 +45,9 @@ def parse_topology(wire: Mapping[str, Any]) -> Topology:
     """Read the result of the `topology` action; see docs/sdk.md for its shape."""
     nodes = {node["name"]: node for node in wire.get("nodes", ())}
     flight = {name: node.get("flight") or None for name, node in nodes.items()}
-    tables = [_table_map(entry, flight) for entry in wire.get("tables", ())]
+    # A table that is being dropped takes no rows and answers no query: it is not there any more.
+    active = [entry for entry in wire.get("tables", ()) if entry.get("state", "active") == "active"]
+    tables = [_table_map(entry, flight) for entry in active]
     return Topology(
         tables={entry.table.name: entry for entry in tables},
         query=_endpoints(nodes, "query"),

@@ -1,0 +1,103 @@
+"""Calls to the control plane for pxctl, and its messages as plain values."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import grpc
+
+from proxist.errors import DeadlineExceeded
+from proxist.pb import controlplane_pb2 as pb
+from proxist.pb import controlplane_pb2_grpc as pb_grpc
+from proxist.rpc.grpc_client import connect
+
+Row = dict[str, Any]
+
+
+class ControlPlane:
+    """The control plane at `address`, everything within `timeout_s` of construction. Errors are Proxist's."""
+
+    def __init__(self, address: str, timeout_s: float) -> None:
+        self._address = address
+        self._timeout_s = timeout_s
+        self._deadline_s = time.monotonic() + timeout_s
+        self._channel = connect(address, timeout_s=timeout_s)
+        self._stub = pb_grpc.ControlPlaneServiceStub(self._channel)  # type: ignore[no-untyped-call]
+
+    def call(self, method: str, request: Any) -> Any:
+        """Raises DeadlineExceeded where nobody listens, or no answer comes, within the time that is left."""
+        self._wait_ready()
+        return getattr(self._stub, method)(request, timeout=self.left_s)
+
+    @property
+    def left_s(self) -> float:
+        return max(0.001, self._deadline_s - time.monotonic())
+
+    def close(self) -> None:
+        self._channel.close()
+
+    def _wait_ready(self) -> None:
+        ready = grpc.channel_ready_future(self._channel)
+        try:
+            ready.result(timeout=self.left_s)
+        except grpc.FutureTimeoutError:
+            raise DeadlineExceeded(
+                f"No control plane answers at {self._address} within {self._timeout_s:g} s. Is it running? "
+                "Pass its address with --controlplane HOST:PORT or PROXIST_CONTROLPLANE, or wait longer with --timeout."
+            ) from None
+        finally:
+            ready.cancel()
+
+
+@contextmanager
+def control_plane(address: str, timeout_s: float) -> Iterator[ControlPlane]:
+    control = ControlPlane(address, timeout_s)
+    try:
+        yield control
+    finally:
+        control.close()
+
+
+def node_row(node: pb.Node) -> Row:
+    row = {name: getattr(node, name) for name in ("name", "role", "pid", "flight", "grpc", "http", "state")}
+    return {**row, "insecure": True} if node.insecure else row
+
+
+def watermark_row(mark: pb.Watermark) -> Row:
+    """`t_persisted` in nanoseconds since 1970, None where nothing is known of it."""
+    row = {name: getattr(mark, name) for name in ("table", "shard", "epoch", "floor", "persisted", "end")}
+    return {**_tenant(mark.tenant), **row, "t_persisted": mark.t_persisted if mark.HasField("t_persisted") else None}
+
+
+def shard_row(shard: pb.Shard) -> Row:
+    row = {name: getattr(shard, name) for name in ("table", "shard", "slot", "node", "epoch", "state")}
+    return {**_tenant(shard.tenant), **row}
+
+
+def table_row(table: pb.Table) -> Row:
+    """The spec as `create-table` takes it, with what the control plane decided."""
+    spec = table.spec
+    columns = [{"name": c.name, "type": c.type, **({"nullable": True} if c.nullable else {})} for c in spec.columns]
+    flush = {"rows": spec.flush.rows, "bytes": spec.flush.bytes, "age": spec.flush.age}
+    settings = {name: getattr(spec, name) for name in ("shards", "durability", "hot_window", "hot_bytes")}
+    return {
+        **_tenant(table.tenant),
+        **{name: getattr(spec, name) for name in ("name", "time", "key", "seq")},
+        "columns": columns,
+        **settings,
+        "flush": flush,
+        "dedup": spec.dedup,
+        "id": table.id,
+        "shard_ids": list(table.shard_ids),
+        "schema_version": table.schema_version,
+        "state": table.state,
+        "paused": table.paused,
+    }
+
+
+def _tenant(tenant: str) -> Row:
+    """Shown only where there is more than the default one."""
+    return {"tenant": tenant} if tenant not in ("", "default") else {}

@@ -1,0 +1,279 @@
+"""`pxctl`: an operator's commands, over the control plane's gRPC.
+
+Everything that takes time to import is imported inside the commands, so that `pxctl --help` answers in well under 200 ms.
+Exit codes: 0, 3 where no answer came within --timeout, otherwise those of sysexits.h by class of error.
+"""
+
+from __future__ import annotations
+
+import proxist.rpc.env  # noqa: F401  # before pyarrow and grpc are loaded
+
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+if TYPE_CHECKING:
+    from proxist.cli.control import ControlPlane
+
+DEFAULT_ADDRESS = "127.0.0.1:7441"
+EXIT_TIMEOUT = 3
+
+app = typer.Typer(
+    help="Commands for the operator of a Proxist cluster.",
+    epilog="The options may stand before or after the command.",
+    no_args_is_help=True,
+    add_completion=False,
+    rich_markup_mode=None,
+    pretty_exceptions_enable=False,
+)
+persist = typer.Typer(help="Pause and resume the persister of a table.", no_args_is_help=True, rich_markup_mode=None)
+app.add_typer(persist, name="persist")
+
+TableName = Annotated[str, typer.Argument(metavar="TABLE", help="The table's name.")]
+
+
+@dataclass
+class _Options:
+    address: str = DEFAULT_ADDRESS
+    timeout_s: float = 10.0
+    output: str = "table"
+
+
+@app.callback()
+def options(
+    context: typer.Context,
+    controlplane: Annotated[
+        str, typer.Option(envvar="PROXIST_CONTROLPLANE", metavar="HOST:PORT", help="Address of the control plane.")
+    ] = DEFAULT_ADDRESS,
+    timeout: Annotated[
+        float, typer.Option(metavar="SECONDS", min=0.001, help="Give up after this long, with code 3.")
+    ] = 10.0,
+    output: Annotated[str, typer.Option("-o", "--output", metavar="FORMAT", help="table, json or yaml.")] = "table",
+) -> None:
+    from proxist.cli.output import FORMATS
+
+    if output not in FORMATS:
+        raise typer.BadParameter(f"{output!r} is not a format. Use one of {', '.join(FORMATS)}.", param_hint="-o")
+    context.obj = _Options(controlplane, timeout, output)
+
+
+@app.command()
+def status(context: typer.Context) -> None:
+    """Nodes and shards, and how far each shard is persisted."""
+    from proxist.cli.control import node_row, watermark_row
+    from proxist.pb import controlplane_pb2 as pb
+
+    with _calling(context) as (control, show):
+        answer = control.call("Status", pb.StatusRequest())
+        nodes = [node_row(node) for node in answer.nodes]
+        shards = [{**watermark_row(mark), "lag": mark.end - mark.persisted} for mark in answer.shards]
+        show({"nodes": nodes, "shards": shards}, {"nodes": nodes, "\nshards": [_readable(row) for row in shards]})
+
+
+@app.command()
+def tables(context: typer.Context) -> None:
+    """Every table with its spec."""
+    from proxist.cli.control import table_row
+    from proxist.pb import controlplane_pb2 as pb
+
+    with _calling(context) as (control, show):
+        rows = [table_row(table) for table in control.call("ListTables", pb.ListTablesRequest()).tables]
+        brief = ("tenant", "name", "shards", "durability", "hot_window", "hot_bytes", "state", "paused")
+        show(rows, {"": [{name: row[name] for name in brief if name in row} for row in rows]})
+
+
+@app.command("create-table")
+def create_table(
+    context: typer.Context,
+    spec: Annotated[
+        Path, typer.Argument(metavar="SPEC", help="A file with the table's spec, JSON or YAML; - is stdin.")
+    ],
+) -> None:
+    """Create a table from its spec; returns when every shard accepts rows. An equal spec again succeeds."""
+    from proxist.cli.control import table_row
+    from proxist.model.table import parse_spec
+    from proxist.pb import controlplane_pb2 as pb
+    from proxist.rpc.actions import spec_message
+
+    with _calling(context) as (control, show):
+        parsed = parse_spec(_read_spec(spec))
+        answer = control.call("CreateTable", pb.CreateTableRequest(spec=spec_message(parsed)))
+        count = len(answer.table.shard_ids)
+        show(table_row(answer.table), text=f"Table {parsed.name!r} is there; {count} shard(s) accept rows.")
+
+
+@app.command("drop-table")
+def drop_table(context: typer.Context, table: TableName) -> None:
+    """Drop a table with all its rows, hot and cold; returns when the name is free."""
+    from proxist.pb import controlplane_pb2 as pb
+
+    with _calling(context) as (control, show):
+        control.call("DropTable", pb.DropTableRequest(table=table))
+        show({"table": table}, text=f"Table {table!r} is dropped.")
+
+
+@app.command()
+def shards(
+    context: typer.Context, table: Annotated[str, typer.Argument(metavar="TABLE", help="Only of this table.")] = ""
+) -> None:
+    """Which node owns which shard."""
+    from proxist.cli.control import shard_row
+    from proxist.pb import controlplane_pb2 as pb
+
+    with _calling(context) as (control, show):
+        rows = [shard_row(shard) for shard in control.call("ListShards", pb.ListShardsRequest(table=table)).shards]
+        show(rows, {"": rows})
+
+
+@app.command()
+def watermarks(
+    context: typer.Context, table: Annotated[str, typer.Argument(metavar="TABLE", help="Only of this table.")] = ""
+) -> None:
+    """Floor, persisted and end of each shard, asked of the owners now."""
+    from proxist.cli.control import watermark_row
+    from proxist.pb import controlplane_pb2 as pb
+
+    with _calling(context) as (control, show):
+        answer = control.call("Watermarks", pb.WatermarksRequest(table=table))
+        rows = [watermark_row(mark) for mark in answer.watermarks]
+        show(rows, {"": [_readable(row) for row in rows]})
+
+
+@app.command()
+def flush(context: typer.Context, table: TableName) -> None:
+    """Returns when everything acknowledged before it is in ClickHouse; fails at once on a paused table."""
+    from proxist.pb import controlplane_pb2 as pb
+
+    with _calling(context) as (control, show):
+        # A little less than what is left here, so that the control plane's own message says what it waited for.
+        timeout_ms = max(1, int(control.left_s * 950))
+        control.call("Flush", pb.FlushRequest(table=table, timeout_ms=timeout_ms))
+        show({"table": table}, text=f"Everything acknowledged of table {table!r} is persisted.")
+
+
+@app.command()
+def evict(
+    context: typer.Context,
+    table: TableName,
+    before: Annotated[
+        str | None,
+        typer.Option(metavar="TIME", help="To the largest floor below which every row is earlier: RFC 3339 or ns."),
+    ] = None,
+    all: Annotated[bool, typer.Option("--all", help="Everything that is persisted.")] = False,
+    rows: Annotated[int | None, typer.Option(metavar="N", min=0, help="So that the newest N rows stay.")] = None,
+) -> None:
+    """Move the floor of a table's shards, never above what is persisted."""
+    from proxist.cli.control import watermark_row
+    from proxist.model.units import parse_time_ns
+    from proxist.pb import controlplane_pb2 as pb
+
+    if (before is not None) + all + (rows is not None) != 1:
+        raise typer.BadParameter("Say how far with exactly one of --before TIME, --all and --rows N.")
+    with _calling(context) as (control, show):
+        request = pb.EvictRequest(table=table)
+        if before is not None:
+            request.before_ns = parse_time_ns(int(before) if before.lstrip("-").isdigit() else before, "--before")
+        elif rows is not None:
+            request.rows = rows
+        else:
+            request.all = True
+        marks = [watermark_row(mark) for mark in control.call("Evict", request).watermarks]
+        show(marks, {"": [_readable(row) for row in marks]})
+
+
+@persist.command()
+def pause(context: typer.Context, table: TableName) -> None:
+    """Stop inserting a table; returns when the insert in flight is confirmed. Holds across restarts."""
+    from proxist.pb import controlplane_pb2 as pb
+
+    with _calling(context) as (control, show):
+        control.call("PausePersist", pb.PausePersistRequest(table=table))
+        show(
+            {"table": table, "paused": True},
+            text=f"Table {table!r} is not persisted until `pxctl persist resume {table}`.",
+        )
+
+
+@persist.command()
+def resume(context: typer.Context, table: TableName) -> None:
+    """Let the persister of a paused table go on."""
+    from proxist.pb import controlplane_pb2 as pb
+
+    with _calling(context) as (control, show):
+        control.call("ResumePersist", pb.ResumePersistRequest(table=table))
+        show({"table": table, "paused": False}, text=f"Table {table!r} is persisted again.")
+
+
+@contextmanager
+def _calling(context: typer.Context) -> Iterator[tuple[ControlPlane, Callable[..., None]]]:
+    """The control plane, and `output.show` for the chosen format; an error becomes one line and an exit code."""
+    from functools import partial
+
+    from proxist.cli.control import control_plane
+    from proxist.cli.output import show
+    from proxist.errors import DeadlineExceeded, ProxistError
+    from proxist.rpc.status import exit_code
+
+    given: _Options = context.obj
+    try:
+        with control_plane(given.address, given.timeout_s) as control:
+            yield control, partial(show, given.output)
+    except ProxistError as error:
+        print(f"error: {error.message}", file=sys.stderr)
+        raise SystemExit(EXIT_TIMEOUT if isinstance(error, DeadlineExceeded) else exit_code(error)) from None
+
+
+def _read_spec(path: Path) -> Any:
+    """JSON is YAML too. Raises InvalidArgument that names the file."""
+    import yaml
+
+    from proxist.errors import InvalidArgument
+
+    try:
+        return yaml.safe_load(sys.stdin.read() if str(path) == "-" else path.read_text())
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        reason = error.strerror if isinstance(error, OSError) else "not JSON or YAML"
+        raise InvalidArgument(
+            f"The spec {str(path)!r} cannot be read: {reason}. Name a file with a table's spec."
+        ) from None
+
+
+def _readable(row: dict[str, Any]) -> dict[str, Any]:
+    from proxist.model.units import format_time_ns
+
+    t_persisted = row["t_persisted"]
+    return {**row, "t_persisted": None if t_persisted is None else format_time_ns(t_persisted)}
+
+
+_VALUED = ("--controlplane", "--timeout", "-o", "--output")
+
+
+def hoist(argv: list[str]) -> list[str]:
+    """The arguments with the common options moved to the front: `pxctl status -o json` is `pxctl -o json status`."""
+    common: list[str] = []
+    rest: list[str] = []
+    left = iter(argv)
+    for word in left:
+        if word == "--":
+            rest += [word, *left]
+        elif word in _VALUED:
+            common += [word, *(value for value in [next(left, None)] if value is not None)]
+        elif word.startswith(tuple(f"{name}=" for name in _VALUED)) or (word.startswith("-o") and len(word) > 2):
+            common.append(word)
+        else:
+            rest.append(word)
+    return common + rest
+
+
+def main(argv: list[str] | None = None) -> None:
+    """The console script."""
+    app(args=hoist(sys.argv[1:] if argv is None else argv), prog_name="pxctl")
+
+
+if __name__ == "__main__":
+    main()
