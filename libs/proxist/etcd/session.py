@@ -193,4 +193,3 @@ def _is_dead(other: NodeRecord, mine: NodeRecord) -> bool:
     except PermissionError:
         return False
     return False
-

@@ -9,6 +9,7 @@ import subprocess
 import tempfile
 from pathlib import Path
 
+from proxist.errors import InternalError, ProxistError
 from proxist.etcd.client import EtcdClient
 from proxist.etcd.local import etcd_command
 from proxist.rpc.ports import free_ports
@@ -50,8 +51,13 @@ class LocalEtcd:
                 command if self._fsync else [*command, "--unsafe-no-fsync"], stdout=log, stderr=log
             )
         if wait:
-            with EtcdClient([self.address]) as client:
-                client.wait_ready(START_TIMEOUT_S)
+            try:
+                with EtcdClient([self.address]) as client:
+                    client.wait_ready(START_TIMEOUT_S)
+            except ProxistError as error:
+                self.kill()
+                said = (self.data_dir / "etcd.log").read_text()[-2000:]
+                raise InternalError(f"etcd did not start: {error.message} Its log ends:\n{said}") from None
         return self
 
     def kill(self) -> None:
