@@ -246,7 +246,7 @@ class _Listener(flight.FlightServerBase):
             finally:
                 self._calls.leave(call_id)
         except BaseException as error:
-            raise flight_error(error) from None
+            raise flight_error(self._told(context, error)) from None
 
     def list_flights(self, context: Any, criteria: bytes) -> Iterator[flight.FlightInfo]:
         return iter(self._run(context, "ListFlights", lambda call: list(self._handler.list_flights(call, criteria))))
@@ -304,6 +304,12 @@ class _Listener(flight.FlightServerBase):
             raise
         except BaseException as error:
             raise flight_error(error) from None
+
+    def _told(self, context: Any, error: BaseException) -> BaseException:
+        """The transport's complaint about a client that went away is no bug of ours, and nobody reads the answer."""
+        if isinstance(error, pa.ArrowException | OSError) and (context.is_cancelled() or self._stopping.is_set()):
+            return Unavailable("The client went away, or this node is stopping.")
+        return error
 
 
 def slices(batch: pa.RecordBatch) -> list[pa.RecordBatch]:

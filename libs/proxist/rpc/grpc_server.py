@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import concurrent.futures
+import threading
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, NoReturn
@@ -11,6 +12,7 @@ import grpc
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection
 
+from proxist.errors import Overloaded
 from proxist.rpc import ports
 from proxist.rpc.status import grpc_status
 
@@ -40,7 +42,6 @@ class GrpcDoor:
 
     def __init__(self, services: Sequence[GrpcService], host: str, port: int, *, workers: int = WORKERS) -> None:
         self._pool = concurrent.futures.ThreadPoolExecutor(workers, thread_name_prefix="grpc")
-        self._health_pool = concurrent.futures.ThreadPoolExecutor(1, thread_name_prefix="grpc-health")
         self._server = grpc.server(
             self._pool,
             interceptors=[_Errors()],
@@ -54,7 +55,7 @@ class GrpcDoor:
             ],
         )
         self._names = [service.name for service in services]
-        self._health = health.HealthServicer(experimental_non_blocking=True, experimental_thread_pool=self._health_pool)
+        self._health = _Health(watchers_max=max(1, workers // 4))
         for service in services:
             service.add(service.servicer, self._server)
         health_pb2_grpc.add_HealthServicer_to_server(self._health, self._server)
@@ -63,7 +64,7 @@ class GrpcDoor:
         try:
             self.port: int = self._server.add_insecure_port(f"{host}:{port}")
         except RuntimeError:
-            self._close_pools()
+            self._pool.shutdown(wait=False)
             raise ports.bind_error(host, port, "grpc_port") from None
 
     @property
@@ -86,12 +87,26 @@ class GrpcDoor:
         self._health.enter_graceful_shutdown()
         stopped = self._server.stop(grace_s)
         ended = stopped.wait(grace_s + 1.0)
-        self._close_pools()
+        self._pool.shutdown(wait=False, cancel_futures=True)
         return [] if ended else ["gRPC calls"]
 
-    def _close_pools(self) -> None:
-        self._pool.shutdown(wait=False, cancel_futures=True)
-        self._health_pool.shutdown(wait=False, cancel_futures=True)
+
+class _Health(health.HealthServicer):
+    """grpc.health.v1, where no more than `watchers_max` Watch streams hold a thread of the pool.
+
+    The library's own way without threads deadlocks: `set` sends under the lock that a client's cancel waits for.
+    """
+
+    def __init__(self, watchers_max: int) -> None:
+        self._watchers = threading.BoundedSemaphore(watchers_max)
+        super().__init__(experimental_non_blocking=False)
+
+    def Watch(self, request: Any, context: Any, send_response_callback: Any = None) -> Any:
+        if not self._watchers.acquire(blocking=False):
+            raise Overloaded("As many health watchers as this node takes are there. Use Check, or watch another node.")
+        if not context.add_callback(self._watchers.release):
+            self._watchers.release()
+        return super().Watch(request, context, send_response_callback)
 
 
 class _Errors(grpc.ServerInterceptor):
@@ -131,9 +146,6 @@ def _stream(method: Callable[[Any, Any], Iterator[Any]]) -> Callable[[Any, Any],
         except Exception as error:
             _abort(context, error)
 
-    # Health's Watch streams through a callback instead of a thread of the pool, and says so on its function.
-    if getattr(method, "experimental_non_blocking", False):
-        return method
     return call
 
 

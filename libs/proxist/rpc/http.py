@@ -91,14 +91,11 @@ class HttpDoor:
 
 
 class _Server(uvicorn.Server):
-    """uvicorn that says when it is up and leaves signals to the service."""
+    """uvicorn that says when it is up. Off the main thread it leaves signals alone."""
 
     def __init__(self, config: uvicorn.Config) -> None:
         super().__init__(config)
         self.up = threading.Event()
-
-    def install_signal_handlers(self) -> None:
-        pass
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         await super().startup(sockets)
