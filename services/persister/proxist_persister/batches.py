@@ -1,0 +1,112 @@
+"""What is inserted: the rows of one owner-cut batch, by partition, in the table's order, under their token. Pure.
+
+Everything here is a function of the batch alone, so that whichever persister sends a batch, whenever, sends the same
+rows in the same order under the same token.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+import pyarrow.compute as pc
+import xxhash
+
+from proxist.clickhouse import INSERT_ROWS_MAX, partition_of, sort_columns
+from proxist.errors import InternalError
+from proxist.model.ids import LogId, Offset, ShardId, shard_of_log
+from proxist.model.table import TableSpec
+
+DAY_NS = 86_400 * 10**9
+
+
+@dataclass(frozen=True, slots=True)
+class Batch:
+    """Rows [first, end) of one log, in offset order, with `_log` and `_offset`: an owner's cut."""
+
+    log: LogId
+    first: Offset
+    end: Offset
+    rows: pa.Table
+
+
+@dataclass(frozen=True, slots=True)
+class Insert:
+    """One insert: 1 to INSERT_ROWS_MAX rows of one partition of one batch, sorted by the table's order."""
+
+    partition: str
+    token: str
+    rows: pa.Table
+
+    @property
+    def offsets(self) -> npt.NDArray[np.uint64]:
+        """The rows' offsets, in the insert's order."""
+        return self.rows["_offset"].to_numpy()
+
+
+def read_batch(shard: ShardId, first: Offset, end: Offset, parts: Iterable[pa.RecordBatch]) -> Batch:
+    """A batch from the messages of a follow stream.
+
+    Raises InternalError where the rows are not exactly [first, end) of one log of the shard, in order: persisting them
+    would put rows under offsets that are not theirs.
+    """
+    rows = pa.Table.from_batches(parts)
+    offsets = rows["_offset"].to_numpy()
+    logs = rows["_log"].to_numpy()
+    whole = (
+        end > first
+        and len(offsets) == end - first
+        and bool(np.array_equal(offsets, np.arange(first, end, dtype=np.uint64)))
+        and bool((logs == logs[0]).all())
+        and shard_of_log(LogId(int(logs[0]))) == shard
+    )
+    if not whole:
+        raise InternalError(
+            f"The follow stream of shard {shard} sent {len(offsets)} rows as batch [{first}, {end}), which are not those "
+            "rows of one of its logs.",
+            shard=shard,
+        )
+    return Batch(LogId(int(logs[0])), first, end, rows)
+
+
+def inserts(spec: TableSpec, batch: Batch) -> list[Insert]:
+    """The inserts of a batch, partitions in order of time; each row is in exactly one."""
+    times = batch.rows[spec.time].to_numpy().view(np.int64)
+    days = times // DAY_NS
+    out: list[Insert] = []
+    for day in np.unique(days):
+        rows = batch.rows if len(days) == (days == day).sum() else batch.rows.filter(pa.array(days == day))
+        partition = partition_of(int(day) * DAY_NS)
+        token = f"{batch.log}:{batch.first}-{batch.end}:{partition}"
+        out.extend(_in_blocks(partition, token, _sorted(spec, rows)))
+    return out
+
+
+def missing_part(insert: Insert, missing: npt.NDArray[np.bool_]) -> Insert | None:
+    """What is left to insert where only rows with `missing` are not stored yet: all, None, or a part.
+
+    A part is other rows than the whole, so it has a token of its own, which names them.
+    """
+    if missing.all():
+        return insert
+    if not missing.any():
+        return None
+    rows = insert.rows.filter(pa.array(missing))
+    digest = xxhash.xxh3_64_hexdigest(np.ascontiguousarray(rows["_offset"].to_numpy()).tobytes())
+    return Insert(insert.partition, f"{insert.token}:part-{digest}", rows)
+
+
+def _sorted(spec: TableSpec, rows: pa.Table) -> pa.Table:
+    order = [(name, "ascending") for name in sort_columns(spec)]
+    return rows.take(pc.sort_indices(rows, order)).combine_chunks()
+
+
+def _in_blocks(partition: str, token: str, rows: pa.Table) -> Iterator[Insert]:
+    if rows.num_rows <= INSERT_ROWS_MAX:
+        yield Insert(partition, token, rows)
+        return
+    for block, first in enumerate(range(0, rows.num_rows, INSERT_ROWS_MAX)):
+        yield Insert(partition, f"{token}:block-{block}", rows.slice(first, INSERT_ROWS_MAX))

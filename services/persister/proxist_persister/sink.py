@@ -1,0 +1,99 @@
+"""ClickHouse as the persister's workers see it: with its health, its counts, and what may be done to a table."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from proxist.clickhouse import ClickHouse, database_of
+from proxist.errors import OperatorError, ProxistError
+from proxist.model.ids import Offset, ShardId
+from proxist.model.table import Table
+from proxist_persister.batches import Insert
+from proxist_persister.coverage import Stored
+from proxist_persister.policy import SinkHealth
+
+
+class Sink:
+    """Shared by all workers; thread-safe."""
+
+    def __init__(self, clickhouse: ClickHouse) -> None:
+        self._clickhouse = clickhouse
+        self._lock = threading.Lock()  # guards _health and the counts
+        self._health = SinkHealth()
+        self._failures = 0
+        self._insert_ns = 0
+
+    @property
+    def state(self) -> str:
+        """ "OK", "DEGRADED" or "DOWN"."""
+        with self._lock:
+            return self._health.state(time.monotonic_ns())
+
+    @property
+    def failures(self) -> int:
+        with self._lock:
+            return self._failures
+
+    @property
+    def insert_ns(self) -> int:
+        """Time spent in inserts that were confirmed."""
+        with self._lock:
+            return self._insert_ns
+
+    @property
+    def statements(self) -> int:
+        return self._clickhouse.statements
+
+    def prepare(self, table: Table, *, was_persisted: bool) -> None:
+        """On return the table exists. Where rows of it were persisted before it must be there already: an empty new one
+        in its place would hide that they are lost, so OperatorError.
+        """
+        with self._watched():
+            if was_persisted and not self._exists(table):
+                raise OperatorError(
+                    f"Table {table.name!r} is not in ClickHouse any more, but rows of it were persisted there. Bring it "
+                    "back (its backup, the right server), or drop the table; then restart the persister.",
+                    table=table.name,
+                    cause="table lost",
+                )
+            self._clickhouse.create_table(table)
+
+    def read_back(self, table: Table, shard: ShardId, at_or_above: Offset, below: Offset | None = None) -> Stored:
+        """What is stored of the shard in [at_or_above, below)."""
+        with self._watched():
+            return Stored(self._clickhouse.offsets_present(table, shard, at_or_above, below))
+
+    def insert(self, table: Table, insert: Insert) -> None:
+        """Confirmed on return."""
+        started_ns = time.monotonic_ns()
+        with self._watched():
+            self._clickhouse.insert(table, insert.rows, insert.token)
+        with self._lock:
+            self._insert_ns += time.monotonic_ns() - started_ns
+
+    def drop(self, table: Table) -> None:
+        """Gone on return."""
+        with self._watched():
+            self._clickhouse.drop_table(table)
+
+    def _exists(self, table: Table) -> bool:
+        answer = self._clickhouse.query(
+            "SELECT count() AS n FROM system.tables "
+            f"WHERE database = '{database_of(table.tenant)}' AND name = '{table.name}'"
+        )
+        return bool(answer["n"][0].as_py())
+
+    @contextmanager
+    def _watched(self) -> Iterator[None]:
+        try:
+            yield
+        except ProxistError as error:
+            with self._lock:
+                self._failures += 1
+                self._health = self._health.failed(error, time.monotonic_ns())
+            raise
+        with self._lock:
+            self._health = self._health.succeeded()

@@ -1,0 +1,298 @@
+"""One shard's persisting, in a thread of its own: lease, read-back, follow, insert, advance."""
+
+from __future__ import annotations
+
+import random
+import threading
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import pyarrow as pa
+import structlog
+
+from proxist.errors import NotFound, OperatorError, ProxistError
+from proxist.etcd import Catalog, EtcdClient, KeptLease, NodeRecord, OwnerRecord, WatermarkRecord
+from proxist.etcd.shards import release_persister, take_persister
+from proxist.model.ids import Offset, ShardId
+from proxist.model.table import Table
+from proxist.rpc.status import to_proxist
+from proxist_persister import progress
+from proxist_persister.batches import Batch, Insert, inserts, missing_part
+from proxist_persister.coverage import Stored, anomaly
+from proxist_persister.owner import Owner, OwnerMarks
+from proxist_persister.plan import Job
+from proxist_persister.policy import is_final, retry_delay_s
+from proxist_persister.progress import Board
+from proxist_persister.sink import Sink
+from proxist_persister.watermarks import Watermarks
+
+_log = structlog.get_logger("proxist.persister")
+
+LOOK_AGAIN_S = 0.5
+"""A waiting worker is poked at every change; this is only for what no change announces (another node's lease)."""
+NOTHING = Stored(pa.table({name: pa.array([], pa.uint64()) for name in ("_log", "_offset", "copies")}))
+
+
+@dataclass(frozen=True)
+class Tools:
+    """What all workers of a process share. `lease` is the node's, None between a loss and the next gain."""
+
+    node: str
+    client: EtcdClient
+    catalog: Catalog
+    sink: Sink
+    watermarks: Watermarks
+    lease: Callable[[], KeptLease | None]
+    chance: Callable[[], float] = random.random
+
+
+class _Interrupted(Exception):
+    """Stop, pause, or the loss of the lease or of the owner: leave what is being done and look again."""
+
+
+class ShardWorker:
+    """Persists one shard while it has the shard's lease, the shard has an owner and the table is not paused."""
+
+    def __init__(self, job: Job, tools: Tools) -> None:
+        self.table: Table = job.table
+        self.shard: ShardId = job.shard
+        self.board = Board()
+        self._tools = tools
+        self._lock = threading.Lock()  # guards _owner, _owner_record and _paused
+        self._owner: Owner | None = None
+        self._owner_record: OwnerRecord | None = None
+        self._paused = job.paused
+        self._lease: KeptLease | None = None
+        self._stop = threading.Event()
+        self._poked = threading.Event()
+        self._resumed = threading.Event()
+        self._advanced = 0
+        self._thread = threading.Thread(target=self._run, name=f"persist-{job.shard}", daemon=True)
+
+    # ---- from other threads ----------------------------------------------------------------------------------------
+
+    def start(self) -> None:
+        self._thread.start()
+
+    def request_stop(self) -> None:
+        """Returns at once. The insert in flight is finished first; then the shard's lease is given up."""
+        self._stop.set()
+        self._wake()
+
+    def join(self, timeout_s: float | None = None) -> bool:
+        """True once the thread has ended."""
+        self._thread.join(timeout_s)
+        return not self._thread.is_alive()
+
+    def set_paused(self, paused: bool) -> None:
+        """Takes effect behind the insert in flight; see `board.wait_not_at_work`."""
+        with self._lock:
+            if self._paused == paused:
+                return
+            self._paused = paused
+        self._wake()
+
+    def resume(self) -> None:
+        """Try again what stopped the shard."""
+        self._resumed.set()
+        self._poked.set()
+
+    def poke(self) -> None:
+        """Something changed in the catalog: a waiting worker looks again, a following one leaves an owner that is gone."""
+        with self._lock:
+            record, following = self._owner_record, self._owner is not None
+        lease = self._lease
+        if following and (self._tools.catalog.owner(self.shard) != record or (lease is not None and lease.lost)):
+            self._wake()
+        self._poked.set()
+
+    def _wake(self) -> None:
+        self._poked.set()
+        with self._lock:
+            owner = self._owner
+        if owner is not None:
+            owner.cancel()
+
+    # ---- the worker's thread ---------------------------------------------------------------------------------------
+
+    def _run(self) -> None:
+        attempt, advanced = 0, 0
+        while not self._stop.is_set():
+            try:
+                self._session()
+            except _Interrupted:
+                attempt = 0
+            except Exception as unexpected:
+                error = to_proxist(unexpected)
+                if self._advanced != advanced:
+                    attempt, advanced = 0, self._advanced
+                if self._stop.is_set():
+                    break
+                if is_final(error, attempt):
+                    self._halt(error)
+                    attempt = 0
+                else:
+                    self._rest(error, attempt)
+                    attempt += 1
+        self.board.enter(progress.WAITING)
+        self._give_up()
+
+    def _session(self) -> None:
+        """One owner under one lease: from read-back to the end of either. Raises _Interrupted or what went wrong."""
+        record, node = self._await_owner()
+        with Owner(self.shard, record, node) as owner:
+            with self._lock:
+                self._owner, self._owner_record = owner, record
+            try:
+                self._check()
+                self._persist_from(owner)
+            finally:
+                with self._lock:
+                    self._owner = None
+        self._check()
+
+    def _await_owner(self) -> tuple[OwnerRecord, NodeRecord]:
+        """Wait until there is everything that persisting needs."""
+        while not self._stop.is_set():
+            self._poked.clear()
+            if self._paused:
+                self.board.enter(progress.PAUSED)
+            elif self._holds_lease():
+                record = self._tools.catalog.owner(self.shard)
+                node = self._tools.catalog.node(record.node) if record is not None else None
+                if record is not None and node is not None:
+                    self.board.enter(progress.READING_BACK)
+                    return record, node
+                self.board.enter(progress.WAITING)
+            else:
+                self.board.enter(progress.WAITING)
+            self._poked.wait(LOOK_AGAIN_S)
+        raise _Interrupted
+
+    def _holds_lease(self) -> bool:
+        lease = self._tools.lease()
+        if lease is None or lease.lost:
+            return False
+        if self._lease is not lease:
+            holder = self._tools.catalog.persister(self.shard)
+            if holder is not None and holder.node != self._tools.node:
+                return False
+            if not take_persister(self._tools.client, self.shard, node=self._tools.node, lease=lease.id):
+                return False
+            self._lease = lease
+        return True
+
+    def _persist_from(self, owner: Owner) -> None:
+        marks = owner.marks()
+        self.board.reached(persisted=marks.persisted, end=marks.end)
+        self._tools.sink.prepare(self.table, was_persisted=self._was_persisted(marks))
+        stored = self._read_back(owner, marks, marks.persisted, None)
+        self.board.enter(progress.FOLLOWING)
+        for batch in owner.follow(marks.persisted):
+            if batch is not None:
+                self.board.reached(end=batch.end)
+                self._persist(owner, marks, batch, stored if batch.first < stored.end else NOTHING)
+                self._advance(owner, batch.end)
+            self._check()
+
+    def _was_persisted(self, marks: OwnerMarks) -> bool:
+        known = (self._tools.catalog.watermark(shard) for shard in self.table.shard_ids)
+        return marks.persisted > 0 or any(mark is not None and mark.persisted > 0 for mark in known)
+
+    def _read_back(self, owner: Owner, marks: OwnerMarks, at_or_above: Offset, below: Offset | None) -> Stored:
+        """What is stored in the range. Raises OperatorError where that cannot have come from the shard's logs."""
+        stored = self._tools.sink.read_back(self.table, self.shard, at_or_above, below)
+        logs = self._tools.catalog.shard(self.shard).logs
+        end = max(marks.end, below or marks.end)
+        if anomaly(stored, self.shard, logs, marks.epoch, end) is None:
+            return stored
+        # A predecessor that had not noticed its end may have sent a batch that is newer than the marks.
+        found = anomaly(stored, self.shard, logs, marks.epoch, max(end, owner.marks().end))
+        if found is None:
+            return stored
+        raise OperatorError(
+            f"ClickHouse has rows of table {self.table.name!r} that cannot be explained: {found.cause}, offsets "
+            f"{found.first} to {found.last} under _log {found.log}. Find out who wrote them and delete them, then run "
+            f"`pxctl persist resume {self.table.name}`.",
+            shard=self.shard,
+            cause=found.cause,
+            log=found.log,
+            first=found.first,
+            last=found.last,
+        )
+
+    def _persist(self, owner: Owner, marks: OwnerMarks, batch: Batch, known: Stored) -> None:
+        """On return every row of the batch is in ClickHouse, once. `known` is what is there of it already."""
+        parts = inserts(self.table.spec, batch)
+        attempt, read_back, unresolved = 0, True, False
+        while True:
+            try:
+                if not read_back:
+                    known = self._read_back(owner, marks, batch.first, batch.end)
+                    read_back, unresolved = True, False
+                self._insert_missing(batch, parts, known)
+                if attempt:
+                    self.board.enter(progress.FOLLOWING)
+                return
+            except ProxistError as error:
+                if isinstance(error, NotFound) or is_final(error, attempt):
+                    raise  # a table that is gone is looked for by the next session
+                unresolved = unresolved or error.details.get("outcome") == "unknown"
+                if self._stop.is_set() or (self._paused and not unresolved):
+                    raise _Interrupted from None
+                read_back = False
+                self._rest(error, attempt)
+                attempt += 1
+
+    def _insert_missing(self, batch: Batch, parts: list[Insert], known: Stored) -> None:
+        for part in parts:
+            rest = missing_part(part, known.missing(batch.log, part.offsets))
+            if rest is None:
+                continue
+            self._check()  # an insert after the lease is lost, or under a pause, is not begun
+            self._tools.sink.insert(self.table, rest)
+            self.board.inserted(rest.rows.num_rows)
+
+    def _advance(self, owner: Owner, persisted: Offset) -> None:
+        owner.advance(persisted)
+        self._advanced += 1
+        self.board.reached(persisted=persisted)
+        self._tools.watermarks.advance(self.shard, WatermarkRecord(owner.epoch, persisted))
+
+    def _check(self) -> None:
+        lease = self._lease
+        if self._stop.is_set() or self._paused or lease is None or lease.lost:
+            raise _Interrupted
+        if self._tools.catalog.owner(self.shard) != self._owner_record:
+            raise _Interrupted
+
+    def _rest(self, error: ProxistError, attempt: int) -> None:
+        """Wait before the next attempt; a change of anything ends the wait."""
+        if attempt == 0:
+            _log.warning("persisting is retried", table=self.table.name, shard=self.shard, error=error.message)
+        self.board.enter(progress.RETRYING, error)
+        delay_s = retry_delay_s(attempt, self._tools.chance())
+        self._poked.clear()
+        if self._stop.is_set() or self._paused:  # they were seen already, and do not end this wait
+            self._stop.wait(delay_s)
+        else:
+            self._poked.wait(delay_s)
+
+    def _halt(self, error: ProxistError) -> None:
+        """Stay stopped until `resume`, or until the worker is to end."""
+        _log.error("persisting stopped", table=self.table.name, shard=self.shard, error=error.message, **error.details)
+        self.board.enter(progress.STOPPED, error)
+        self._resumed.clear()
+        while not (self._stop.is_set() or self._resumed.is_set()):
+            self._poked.wait()
+            self._poked.clear()
+
+    def _give_up(self) -> None:
+        lease, self._lease = self._lease, None
+        self._tools.watermarks.forget(self.shard)
+        if lease is None or lease.lost:
+            return
+        try:
+            release_persister(self._tools.client, self.shard, lease=lease.id)
+        except ProxistError as error:
+            _log.info("the shard's lease ends with the node's", shard=self.shard, error=error.message)
