@@ -240,7 +240,7 @@ class SilentWatch(rpc.WatchServicer):
 def test_a_watch_without_any_sign_of_life_is_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(watch, "LIVENESS_S", 0.1)
     server = grpc.server(futures.ThreadPoolExecutor(2))
-    rpc.add_WatchServicer_to_server(SilentWatch(), server)  # type: ignore[no-untyped-call]
+    rpc.add_WatchServicer_to_server(SilentWatch(), server)
     port = server.add_insecure_port("127.0.0.1:0")
     server.start()
     with EtcdClient([f"127.0.0.1:{port}"]) as client, pytest.raises(Unavailable, match="watch"):

@@ -41,10 +41,10 @@ class Endpoint:
     def __init__(self, address: str) -> None:
         self.address = address
         self._channel = grpc.insecure_channel(address, options=CHANNEL_OPTIONS)
-        self.kv = rpc.KVStub(self._channel)  # type: ignore[no-untyped-call]
-        self.lease = rpc.LeaseStub(self._channel)  # type: ignore[no-untyped-call]
-        self.watch = rpc.WatchStub(self._channel)  # type: ignore[no-untyped-call]
-        self.maintenance = rpc.MaintenanceStub(self._channel)  # type: ignore[no-untyped-call]
+        self.kv = rpc.KVStub(self._channel)
+        self.lease = rpc.LeaseStub(self._channel)
+        self.watch = rpc.WatchStub(self._channel)
+        self.maintenance = rpc.MaintenanceStub(self._channel)
 
     def close(self) -> None:
         self._channel.close()

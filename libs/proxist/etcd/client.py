@@ -106,11 +106,11 @@ class EtcdClient:
         answer = self._write("lease grant", lambda e, t: e.lease.LeaseGrant(pb.LeaseGrantRequest(TTL=ttl_s), timeout=t))
         return int(answer.ID), int(answer.TTL)
 
-    def lease_revoke(self, lease: int) -> bool:
+    def lease_revoke(self, lease: int, *, timeout_s: float | None = None) -> bool:
         """End a lease and delete its keys; False where it was gone already."""
         request = pb.LeaseRevokeRequest(ID=lease)
         try:
-            self._write("lease revoke", lambda e, t: e.lease.LeaseRevoke(request, timeout=t))
+            self._write("lease revoke", lambda e, t: e.lease.LeaseRevoke(request, timeout=timeout_s or t))
         except NotFound:
             return False
         return True

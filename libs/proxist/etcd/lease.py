@@ -71,7 +71,7 @@ class KeptLease:
             self._thread.join()
         if revoke and self.id:
             try:
-                self._client.lease_revoke(self.id)
+                self._client.lease_revoke(self.id, timeout_s=REVOKE_TIMEOUT_S)
             except ProxistError as error:
                 _log.info("lease was not revoked and will expire", lease=f"{self.id:x}", error=error.message)
 

@@ -66,6 +66,9 @@ def etcd_command(data_dir: Path, client_port: int, peer_port: int, *, host: str 
         f"--listen-peer-urls={peer}",
         f"--initial-advertise-peer-urls={peer}",
         f"--initial-cluster=local={peer}",
+        # A single member elects itself: etcd's default of 1 s would only delay each start.
+        "--heartbeat-interval=50",
+        "--election-timeout=250",
         "--auto-compaction-mode=periodic",
         "--auto-compaction-retention=1h",
         "--log-level=warn",

@@ -106,7 +106,7 @@ def seal_shard(client: EtcdClient, record: ShardRecord, *, end: Offset, lease: i
     key, owner = layout.shard_key(record.shard), layout.owner_key(record.shard)
     sealed = record.sealed(end)
     kv = client.get(key)
-    if kv is not None and kv.value == encode(record.to_json()):
+    if kv is not None and ShardRecord.from_json(json.loads(kv.value)) == record:
         result = client.txn(
             [unchanged(kv), lease_is(owner, lease)], [Put(key, encode(sealed.to_json())), Delete(owner)]
         )

@@ -18,6 +18,8 @@ from proxist.pb import etcd_rpc_pb2 as pb
 LIVENESS_S = 5.0
 """How often a silent stream is asked for progress; no sign for two periods breaks it. A cancelled or forgotten watch
 looks exactly like a quiet one otherwise."""
+REQUIRE_LEADER = (("hasleader", "true"),)
+"""etcd then ends the stream of a member that lost its leader, which would be silent otherwise."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,7 +57,7 @@ class WatchStream:
             key=prefix.encode(), range_end=prefix_end(prefix), start_revision=start_revision, progress_notify=True
         )
         try:
-            self._call = endpoint.watch.Watch(self._requests(create))
+            self._call = endpoint.watch.Watch(self._requests(create), metadata=REQUIRE_LEADER)
         except ValueError as exc:  # the channel is closed
             raise self._error(exc) from None
 

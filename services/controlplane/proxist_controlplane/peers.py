@@ -14,7 +14,7 @@ from proxist.etcd import NodeRecord
 from proxist.pb import ingest_pb2_grpc, persister_pb2_grpc
 from proxist.rpc.grpc_client import connect
 
-ASKERS = 16
+ASKERS = 32
 CHANNELS_MAX = 256
 """Restarted nodes may come back under other addresses: beyond this many, all channels are made anew."""
 
@@ -32,14 +32,17 @@ class Peers:
 
     def ingest(self, node: NodeRecord) -> Any:
         """An IngestService stub; its calls raise our errors. Raises Unavailable where the node has no gRPC door."""
-        return ingest_pb2_grpc.IngestServiceStub(self._channel(node))  # type: ignore[no-untyped-call]
+        return ingest_pb2_grpc.IngestServiceStub(self._channel(node))
 
     def persister(self, node: NodeRecord) -> Any:
         """A PersisterService stub, as `ingest`."""
-        return persister_pb2_grpc.PersisterServiceStub(self._channel(node))  # type: ignore[no-untyped-call]
+        return persister_pb2_grpc.PersisterServiceStub(self._channel(node))
 
     def each(self, items: Mapping[K, Any], ask: Callable[[Any], T]) -> dict[K, T | Exception]:
-        """`ask(item)` for all items at once; per key its answer or the exception that it raised."""
+        """`ask(item)` for all items at once; per key its answer or the exception that it raised.
+
+        For callers outside: an `ask` that itself asked would wait for a thread of the pool that it holds.
+        """
         futures: dict[K, Future[T]] = {key: self._pool.submit(ask, item) for key, item in items.items()}
         return {key: future.exception() or future.result() for key, future in futures.items()}  # type: ignore[misc]
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import threading
 import time
 from collections import Counter
@@ -75,7 +76,7 @@ class Reconciler:
         """The last step of a drop: delete the table's keys; its name is free, its ids are never used again."""
         table = record.table
         kv = self._cluster.client.get(layout.table_key(table.tenant, table.name))
-        if kv is None or kv.value != encode(record.to_json()):
+        if kv is None or TableRecord.from_json(json.loads(kv.value)) != record:
             return
         then: list[Op] = [Delete(kv.key)]
         for shard in table.shard_ids:
@@ -95,7 +96,7 @@ class Reconciler:
     def _move(self, shard: ShardId, node: str) -> None:
         kv = self._cluster.client.get(layout.shard_key(shard))
         record = self._catalog.shard(shard)
-        if kv is None or kv.value != encode(record.to_json()):
+        if kv is None or ShardRecord.from_json(json.loads(kv.value)) != record:
             return
         moved = replace(record, node=node)
         if self._cluster.client.txn([unchanged(kv)], [Put(kv.key, encode(moved.to_json()))]).succeeded:

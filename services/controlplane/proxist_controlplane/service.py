@@ -16,6 +16,7 @@ from proxist.rpc.http import HttpDoor
 from proxist.rpc.service import Lifeline
 from proxist_controlplane.cluster import Cluster
 from proxist_controlplane.config import ControlPlaneConfig
+from proxist_controlplane.metrics import registry_of
 from proxist_controlplane.owners import Owners
 from proxist_controlplane.peers import Peers
 from proxist_controlplane.persisting import Persisting
@@ -50,7 +51,7 @@ class ControlPlane:
             raise
 
     def stop(self, grace_s: float) -> list[str]:
-        """Close the doors, finish what was accepted, give up the lease."""
+        """Leave the list of nodes, then close the doors; calls in flight get `grace_s`."""
         self._grace_s = grace_s
         self._undo.close()
         return self._pending
@@ -67,7 +68,7 @@ class ControlPlane:
         status = Status(cluster, owners, peers, clickhouse=config.clickhouse, run_dir=config.run_dir)
         persisting = Persisting(cluster, peers, ask_timeout_s=config.ask_timeout_s)
         commands = Commands(cluster, Tables(cluster), owners, persisting, status)
-        grpc_door, http_door = self._doors(ControlPlaneServicer(commands, config))
+        grpc_door, http_door = self._doors(ControlPlaneServicer(commands, config), catalog)
         reconciler = Reconciler(cluster, catalog, replace_after_s=config.replace_after_s)
         reconciler.start()
         self._undo.callback(reconciler.stop)
@@ -85,12 +86,12 @@ class ControlPlane:
             _log.warning("etcd does not answer yet", etcd=config.etcd)
         return endpoints
 
-    def _doors(self, servicer: ControlPlaneServicer) -> tuple[GrpcDoor, HttpDoor]:
+    def _doors(self, servicer: ControlPlaneServicer, catalog: Catalog) -> tuple[GrpcDoor, HttpDoor]:
         config = self._config
         add = controlplane_pb2_grpc.add_ControlPlaneServiceServicer_to_server
         grpc_door = GrpcDoor([GrpcService(SERVICE_NAME, add, servicer)], config.host, config.grpc_port)
         self._undo.callback(self._stopping(grpc_door.stop))
-        http_door = HttpDoor(config.host, config.http_port, self._health)
+        http_door = HttpDoor(config.host, config.http_port, self._health, registry=registry_of(catalog))
         self._undo.callback(self._stopping(http_door.stop))
         grpc_door.start()
         http_door.start()

@@ -9,7 +9,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from proxist.errors import ProxistError
+from proxist.errors import ProxistError, Unavailable
 from proxist.pb import controlplane_pb2 as pb
 from proxist_controlplane.cluster import Cluster
 from proxist_controlplane.deadline import Deadline
@@ -37,15 +37,15 @@ class Status:
         probes: dict[str, Callable[[], Any]] = {
             "etcd": self._etcd_state,
             "clickhouse": lambda: clickhouse_state(self._clickhouse),
-            "marks": lambda: self._marks(deadline),
         }
         found = self._peers.each(probes, lambda probe: probe())
         nodes = self._nodes()
-        _set_store(nodes, pb.Node(name="etcd", role="etcd", grpc=self._cluster.client.addresses), found["etcd"])
-        _set_store(nodes, pb.Node(name="clickhouse", role="clickhouse", http=self._clickhouse), found["clickhouse"])
-        marks = [] if isinstance(found["marks"], Exception) else found["marks"]
+        _set_store(nodes, pb.Node(name="etcd", role="etcd", grpc=self._cluster.client.addresses), str(found["etcd"]))
+        _set_store(
+            nodes, pb.Node(name="clickhouse", role="clickhouse", http=self._clickhouse), str(found["clickhouse"])
+        )
         ordered = sorted(nodes.values(), key=lambda n: (ROLE_ORDER.index(n.role), n.name))
-        return pb.StatusResponse(nodes=ordered, shards=marks)
+        return pb.StatusResponse(nodes=ordered, shards=self._marks(deadline))
 
     def _nodes(self) -> dict[str, pb.Node]:
         """Nodes by name: those with a lease, those that own a shard and are gone, and the parts of a local cluster."""
@@ -76,7 +76,10 @@ class Status:
             return "down"
 
     def _marks(self, deadline: Deadline) -> list[pb.Watermark]:
-        return self._owners.reachable_watermarks(deadline)
+        try:
+            return self._owners.reachable_watermarks(deadline)
+        except Unavailable:  # etcd has not answered since the start: nobody knows of shards yet
+            return []
 
 
 _DOORS = ("flight", "grpc", "http")

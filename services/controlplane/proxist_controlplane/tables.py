@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import json
+import re
 from collections import Counter
 from collections.abc import Sequence
 
-from proxist.errors import AlreadyExists, DeadlineExceeded, Unavailable
+from proxist.errors import AlreadyExists, DeadlineExceeded, InvalidArgument, Unavailable
 from proxist.etcd import NodeRecord, ShardRecord, TableRecord, layout
 from proxist.etcd.ops import KeyValue, Op, Put, absent, mod_is
 from proxist.etcd.records import encode
@@ -34,7 +35,7 @@ class Tables:
         still being dropped, DeadlineExceeded where the shards do not come up in time; the table exists then, and the
         call may be repeated.
         """
-        tenant = tenant or DEFAULT_TENANT
+        tenant = _checked(tenant or DEFAULT_TENANT)
         record = self._existing(tenant, spec)
         while record is None:
             record = self._insert(tenant, spec, self._placeable(deadline)) or self._existing(tenant, spec)
@@ -150,6 +151,14 @@ def differs(old: TableSpec, new: TableSpec) -> str:
         if before[field] != after[field]:
             return f"`{field}` is {before[field]!r} there and {after[field]!r} here"
     return ""
+
+
+def _checked(tenant: str) -> str:
+    if not re.fullmatch(r"[A-Za-z_][A-Za-z0-9_]{0,63}", tenant):
+        raise InvalidArgument(
+            f"Tenant {tenant!r} is not a name. Use letters, digits and _, not beginning with a digit, 64 at most."
+        )
+    return tenant
 
 
 def _number(kv: KeyValue | None) -> int:
