@@ -80,4 +80,4 @@ def _make(path: Path) -> None:
             os.link(made, path)
     finally:
         os.close(handle)
-        os.unlink(made)
+        Path(made).unlink()

@@ -1,11 +1,31 @@
-"""HotReader: any process's side of a hot set. Never writes, never blocks the owner."""
+"""HotReader: any process's side of a hot set. Never writes, never blocks the owner.
+
+The protocol (docs/formats/hot.md): read the end E, then the seam S; use only rows with offset in [S, E), and boundary
+rows below E; copy; then check that the floor is still at or below S, that no boundary row in use was rewritten, and that
+the owner still is the owner. Else begin again.
+"""
 
 from __future__ import annotations
 
+import time
+
+import numpy as np
+import numpy.typing as npt
 import pyarrow as pa
 
+from proxist.errors import Unavailable
+from proxist.hot import words as w
+from proxist.hot.arena import Views, map_readonly
+from proxist.hot.epoch_page import EpochPage
+from proxist.hot.layout import Layout
+from proxist.hot.operators import Operators
 from proxist.hot.ops import HotOp, HotPart, Marks, Probes
-from proxist.model.ids import Epoch, ShardId
+from proxist.hot.pins import Pins
+from proxist.model.ids import Epoch, Offset, ShardId, TimeNs
+from proxist.model.table import TableSpec
+
+TRIES = 8
+_TRIES_BEFORE_PIN = 2
 
 
 class HotReader:
@@ -15,38 +35,118 @@ class HotReader:
     "evicting") where it cannot vouch for the answer; for "evicting" the owner itself can still answer.
     """
 
+    def __init__(
+        self, layout: Layout, views: Views, epoch_page_path: str | None = None, pins: Pins | None = None
+    ) -> None:
+        """Use `attach`, or `HotSet.reader`."""
+        self._layout = layout
+        self._operators: Operators | None = Operators(layout, views)
+        self._shard, self._epoch = ShardId(int(views.mem[w.H_SHARD])), Epoch(int(views.mem[w.H_EPOCH]))
+        self._page = EpochPage(epoch_page_path) if epoch_page_path else None
+        self._pins = pins
+
     @classmethod
     def attach(cls, fd: int, epoch_page_path: str | None = None) -> HotReader:
         """Map the memory behind `fd` read-only (the caller keeps and closes `fd`).
 
         Raises Unavailable where the memory has another format version or the machine is not x86-64.
         """
-        raise NotImplementedError
+        layout, views = map_readonly(fd)
+        return cls(layout, views, epoch_page_path)
 
     @property
     def shard(self) -> ShardId:
-        raise NotImplementedError
+        return self._shard
 
     @property
     def epoch(self) -> Epoch:
-        raise NotImplementedError
+        return self._epoch
+
+    @property
+    def spec(self) -> TableSpec:
+        """The table's spec as of this epoch."""
+        return self._layout.spec
+
+    @property
+    def tenant(self) -> str:
+        return self._layout.tenant
 
     @property
     def schema(self) -> pa.Schema:
         """The table's schema, without hidden columns."""
-        raise NotImplementedError
+        return self._layout.spec.schema
 
     def run(self, op: HotOp, probes: Probes | None = None) -> HotPart:
         """Answer `op` (with `probes` for HotAsof) as of one instant; an exact copy.
 
+        An `op.end` above the published end is the published end: the caller sees it in the part and waits.
         Raises InvalidArgument for an unknown column, Unavailable as above.
         """
-        raise NotImplementedError
+        for tried in range(TRIES):
+            operators = self._alive()
+            if self._pins is not None and tried >= _TRIES_BEFORE_PIN:
+                with self._pins.pinned():
+                    part = operators.attempt(op, probes)
+            else:
+                part = operators.attempt(op, probes)
+            if part is not None:
+                self._alive()
+                return part
+        raise Unavailable(
+            f"Shard {self._shard} evicted rows during each of {TRIES} tries to read it. Ask its owner, or try again.",
+            shard=self._shard,
+            reason="evicting",
+        )
 
     def marks(self) -> Marks:
         """Where the shard stands. Raises Unavailable as `run` does."""
-        raise NotImplementedError
+        operators = self._alive()
+        marks = read_marks(operators.mem, operators.keys.count)
+        self._alive()
+        return marks
+
+    def check_alive(self) -> None:
+        """Raises Unavailable unless the owner's lease holds and no newer epoch started on this host."""
+        self._alive()
+
+    def _alive(self) -> Operators:
+        operators = self._operators
+        if operators is None or operators.mem[w.H_CLOSED]:
+            raise self._dead("closed", "its owner or this reader was closed")
+        if time.monotonic_ns() >= operators.mem[w.H_LEASE_UNTIL]:
+            raise self._dead("lease", "its owner's lease has run out")
+        if self._page is not None and self._page.epoch != self._epoch:
+            raise self._dead("epoch", f"epoch {self._page.epoch} has started, this is epoch {self._epoch}")
+        return operators
+
+    def _dead(self, reason: str, why: str) -> Unavailable:
+        return Unavailable(
+            f"The hot set of shard {self._shard} cannot be read: {why}. Ask for its owner again.",
+            shard=self._shard,
+            reason=reason,
+        )
 
     def close(self) -> None:
         """Unmap as soon as running calls have ended; later calls raise Unavailable (reason "closed")."""
-        raise NotImplementedError
+        self._operators = None
+
+
+def read_marks(mem: npt.NDArray[np.int64], key_count: int) -> Marks:
+    """One consistent reading of the marks."""
+    while True:
+        words = mem[w.H_END : w.H_T_PERSISTED + 1].tolist()
+        if mem[w.H_END : w.H_T_PERSISTED + 1].tolist() == words:
+            break
+    end, floor, persisted, lease, _, evicted, t_persisted = words
+    return Marks(
+        shard=ShardId(int(mem[w.H_SHARD])),
+        epoch=Epoch(int(mem[w.H_EPOCH])),
+        start=Offset(int(mem[w.H_START])),
+        floor=Offset(floor),
+        persisted=Offset(persisted),
+        end=Offset(end),
+        lease_until_ns=lease,
+        evicted_time_max=None if evicted == w.INT64_MIN else TimeNs(evicted),
+        t_persisted=None if t_persisted == w.INT64_MIN else TimeNs(t_persisted),
+        key_count=key_count,
+    )

@@ -3,13 +3,32 @@
 from __future__ import annotations
 
 from types import TracebackType
+from typing import Any
 
+import numpy as np
+import numpy.typing as npt
 import pyarrow as pa
 
+from proxist.errors import BatchTooLarge, Overloaded
+from proxist.hot import words as w
+from proxist.hot.arena import Arena
+from proxist.hot.chains import Chains
+from proxist.hot.dictionary import Dictionary
+from proxist.hot.incoming import Strings, cells_of, column_of, strings_of
+from proxist.hot.layout import Layout, block_bytes, plan_layout
+from proxist.hot.ledger import Arrivals, Unpersisted
 from proxist.hot.ops import Marks
-from proxist.hot.reader import HotReader
+from proxist.hot.payloads import PayloadRing
+from proxist.hot.pins import Pins
+from proxist.hot.reader import HotReader, read_marks
+from proxist.hot.store import column_stores
 from proxist.model.ids import Epoch, Offset, ShardId, TimeNs
 from proxist.model.table import DEFAULT_TENANT, TableSpec
+
+EVICT_STEP_ROWS = 65_536
+"""Rows that one step of an eviction passes at most: about 2 ms of work with 10,000 keys."""
+_NO_SEQ: npt.NDArray[np.int64] = np.zeros(0, np.int64)
+_NO_SEQ.flags.writeable = False
 
 
 class HotSet:
@@ -17,6 +36,35 @@ class HotSet:
 
     All methods are for one thread at a time, except `reader`, `marks`, `readonly_fd` and what readers do.
     """
+
+    def __init__(self, layout: Layout, shard: ShardId, epoch: Epoch, start: Offset, hot_bytes: int) -> None:
+        """Use `create`."""
+        self._layout, self._spec = layout, layout.spec
+        self._L = layout.kernel_layout()
+        self._arena = Arena(layout)
+        self._mem = self._arena.views.mem
+        self._chains = Chains(layout, self._L, self._arena)
+        self._ring = PayloadRing(self._arena, self._L)
+        self._stores = column_stores(layout, self._arena.views, self._ring)
+        self._dictionary = Dictionary(self._arena.views, layout.dictionary_layout(""))
+        self._dictionary.create()
+        self._block_bytes = block_bytes(layout.spec, layout.block_rows)
+        self._hot_bytes = max(hot_bytes, layout.blocks * self._block_bytes)
+        self._arrivals = Arrivals(layout.spec.hot_window_ns)
+        self._unpersisted = Unpersisted()
+        self._pins = Pins()
+        self._closed = False
+        self._last_marks: Marks | None = None
+        self._appended = int(start)
+        self._write_header(shard, epoch, start)
+
+    def _write_header(self, shard: ShardId, epoch: Epoch, start: Offset) -> None:
+        mem = self._mem
+        mem[w.H_VERSION], mem[w.H_SHARD], mem[w.H_EPOCH] = w.VERSION, shard, epoch
+        mem[w.H_START], mem[w.H_COMPLETE] = start, 1 if start == 0 else 0
+        mem[w.H_END] = mem[w.H_FLOOR] = mem[w.H_PERSISTED] = start
+        mem[w.H_EVICTED_TIME_MAX] = mem[w.H_T_PERSISTED] = w.INT64_MIN
+        mem[w.H_MAGIC] = w.MAGIC
 
     @classmethod
     def create(
@@ -28,92 +76,213 @@ class HotSet:
         *,
         tenant: str = DEFAULT_TENANT,
         hot_bytes: int | None = None,
+        block_rows: int | None = None,
     ) -> HotSet:
         """An empty hot set: floor = persisted = end = `start`, lease 0 (readers refuse until `set_lease_until`).
 
         `start` above 0 says that rows exist below it which this hot set never saw: then nothing that could depend on
         them is decided by RAM alone (every operation reports cold need).
         `hot_bytes` bounds blocks and payloads of this shard; default `spec.hot_bytes` shared out over its shards.
+        `block_rows` (a power of two, 16 to 256) is chosen by size where it is None.
         """
-        raise NotImplementedError
+        bound = hot_bytes if hot_bytes is not None else max(spec.hot_bytes // spec.shards, 2**20)
+        return cls(plan_layout(spec, tenant, bound, block_rows=block_rows), shard, epoch, start, bound)
 
     def has_room(self, *batches: pa.RecordBatch) -> bool:
         """True: appending all of `batches`, in order, with no eviction between, will not raise Overloaded.
 
-        False: evict, then ask again. Changes nothing.
+        False: evict, then ask again. Changes nothing. Raises SchemaMismatch or InvalidBatch as `append` does.
         """
-        raise NotImplementedError
+        takes = [self._take(batch) for batch in batches if batch.num_rows]
+        return not takes or self._lack(takes) is None
 
     def append(self, batch: pa.RecordBatch, first: Offset, arrived_ns: int) -> Offset:
         """Take the rows of `batch` as offsets [first, first + rows); returns the new appended end.
 
         The batch was validated (full) and has the table's columns, by name, in any order. Rows are not visible before
         `publish`. `first` must be the appended end (ValueError). Raises Overloaded, with nothing changed, where room
-        is lacking; SchemaMismatch or InvalidBatch (null in a column that is not nullable), with nothing changed.
-        The batch may be dropped afterwards: everything is copied.
+        is lacking (BatchTooLarge where it always will be); SchemaMismatch or InvalidBatch (null in a column that is
+        not nullable), with nothing changed. The batch may be dropped afterwards: everything is copied.
         """
-        raise NotImplementedError
+        if first != self._appended:
+            raise ValueError(f"rows come at offset {first}, but the appended end is {self._appended}")
+        if not batch.num_rows:
+            return Offset(self._appended)
+        take = self._take(batch)
+        if lack := self._lack([take]):
+            raise self._overloaded(lack, batch.num_rows)
+        if take.unknown:
+            self._dictionary.add_missing(take.keys, take.codes, w.INT64_MAX)
+        slots, blocks, keys, min_time = self._chains.place(take.codes, take.times, take.seqs, first)
+        self._ring.note(first)
+        for store, taken in zip(self._stores, take.columns, strict=True):
+            store.put(taken, slots)
+        self._chains.expose(blocks, keys)
+        self._appended += batch.num_rows
+        self._arrivals.note(self._appended, arrived_ns)
+        self._unpersisted.note(self._appended, min_time, int(take.times.max()))
+        self._mem[w.H_T_PERSISTED] = self._unpersisted.time_persisted()
+        return Offset(self._appended)
+
+    def _take(self, batch: pa.RecordBatch) -> _Take:
+        spec = self._spec
+        keys = strings_of(column_of(batch, spec, spec.key))
+        codes, unknown = self._dictionary.encode(keys)
+        times = cells_of(column_of(batch, spec, spec.time), 8)
+        seqs = cells_of(column_of(batch, spec, spec.seq), 8) if spec.seq else _NO_SEQ
+        arrays: dict[str, pa.Array] = {}
+        columns = []
+        for store in self._stores:
+            if store.name not in arrays:
+                arrays[store.name] = column_of(batch, spec, store.name)
+            columns.append(store.take(arrays[store.name]))
+        return _Take(keys, codes, unknown, times, seqs, columns)
+
+    def _lack(self, takes: list[_Take]) -> str | None:
+        """What is missing to append all of these, or None."""
+        unknown = sum(take.unknown for take in takes)
+        if unknown and not self._dictionary.room_for(unknown, sum(take.keys.bytes for take in takes)):
+            return "keys"
+        codes = takes[0].codes if len(takes) == 1 else np.concatenate([take.codes for take in takes])
+        blocks = self._chains.live_blocks + self._chains.blocks_needed(codes)
+        bounds = [store.payload_bytes(c) for take in takes for store, c in zip(self._stores, take.columns, strict=True)]
+        payload, longest = sum(b for b, _ in bounds), max((b for _, b in bounds), default=0)
+        if payload and not self._ring.has_room(payload, longest):
+            return "payload bytes"
+        used = blocks * self._block_bytes + self._ring.used_bytes + payload
+        return "bytes" if blocks > self._layout.blocks or used > self._hot_bytes else None
+
+    def _overloaded(self, lack: str, rows: int) -> Overloaded | BatchTooLarge:
+        table, shard = self._spec.name, int(self._mem[w.H_SHARD])
+        if lack == "keys":
+            return Overloaded(
+                f"Table {table!r} has {self._dictionary.count} keys in this shard, and its dictionary holds "
+                f"{self._layout.keys_max}. Use fewer keys or more shards.",
+                shard=shard,
+            )
+        if self._chains.live_blocks == 0:
+            return BatchTooLarge(
+                f"{rows} rows of table {table!r} do not fit into its hot set of {self._hot_bytes} bytes, even empty. "
+                "Send smaller batches or raise hot_bytes.",
+                shard=shard,
+            )
+        return Overloaded(
+            f"The hot set of table {table!r} uses {self.used_bytes} of {self._hot_bytes} bytes and has no room for "
+            f"{rows} more rows. Wait until rows are persisted and evicted, or raise hot_bytes.",
+            retry_after_s=0.1,
+            shard=shard,
+        )
 
     def publish(self, end: Offset) -> None:
         """Make the rows below `end` visible to readers that start from now on. `end` never goes back (ValueError)."""
-        raise NotImplementedError
+        if not int(self._mem[w.H_END]) <= end <= self._appended:
+            raise ValueError(f"end {end} is not between {int(self._mem[w.H_END])} and the appended {self._appended}")
+        self._mem[w.H_END] = end
 
     def set_persisted(self, offset: Offset) -> None:
-        """Rows below `offset` are confirmed in ClickHouse. A lower value than before is ignored."""
-        raise NotImplementedError
+        """Rows below `offset` are confirmed in ClickHouse. A lower value than before is ignored.
+
+        Raises ValueError above the published end.
+        """
+        if offset > int(self._mem[w.H_END]):
+            raise ValueError(f"persisted {offset} is above the end {int(self._mem[w.H_END])}")
+        if offset > int(self._mem[w.H_PERSISTED]):
+            self._mem[w.H_PERSISTED] = offset
+            self._unpersisted.persisted_to(offset)
+            self._mem[w.H_T_PERSISTED] = self._unpersisted.time_persisted()
 
     def set_lease_until(self, monotonic_ns: int) -> None:
         """Readers answer only before this instant of CLOCK_MONOTONIC; 0 stops them at once."""
-        raise NotImplementedError
+        self._mem[w.H_LEASE_UNTIL] = monotonic_ns
 
     def evict(self, floor: Offset) -> Offset:
         """Move the floor to min(floor, persisted), freeing memory; returns the floor reached.
 
         Never goes back. Works in `evict_step`s; a reader's pin makes it stop early.
         """
-        raise NotImplementedError
+        reached = self.evict_step(floor)
+        while reached < min(floor, int(self._mem[w.H_PERSISTED])):
+            before, reached = reached, self.evict_step(floor)
+            if reached == before:
+                break
+        return reached
 
-    def evict_step(self, floor: Offset, rows_max: int = 65_536) -> Offset:
-        """As `evict`, but moves by at most `rows_max` rows, so that appends wait a few ms at most."""
-        raise NotImplementedError
+    def evict_step(self, floor: Offset, rows_max: int = EVICT_STEP_ROWS) -> Offset:
+        """As `evict`, but moves by at most `rows_max` rows, so that appends wait a few ms at most.
+
+        Each step makes reads that are under way begin again: do not call it more often than every few ms.
+        """
+        mem = self._mem
+        now = int(mem[w.H_FLOOR])
+        target = min(int(floor), int(mem[w.H_PERSISTED]), now + rows_max)
+        if target <= now:
+            return Offset(now)
+        with self._pins.evicting() as allowed:
+            if not allowed:
+                return Offset(now)
+            # Boundary rows first, then the floor, then the blocks: see kernels_evict.
+            freed, max_time = self._chains.cover(target, self._stores)
+            mem[w.H_EVICTED_TIME_MAX] = max(int(mem[w.H_EVICTED_TIME_MAX]), max_time)
+            mem[w.H_FLOOR] = target
+            self._chains.free(freed)
+            self._ring.free_below(target, self._appended)
+        self._arrivals.evicted_to(target)
+        return Offset(target)
 
     def floor_before_time(self, time_ns: TimeNs) -> Offset:
         """The largest floor (at most `persisted`) below which every resident row has a time < `time_ns`."""
-        raise NotImplementedError
+        return Offset(self._chains.first_offset_from_time(time_ns, int(self._mem[w.H_PERSISTED])))
 
     def floor_keeping(self, rows: int) -> Offset:
-        """The floor (at most `persisted`) that keeps the newest `rows` rows resident."""
-        raise NotImplementedError
+        """The floor (at most `persisted`, at least the present one) that keeps the newest `rows` rows resident."""
+        return self._within(int(self._mem[w.H_END]) - rows)
 
     def floor_due(self, now_ns: int) -> Offset:
-        """The floor (at most `persisted`) that the hot window asks for: batches that arrived before now - window go."""
-        raise NotImplementedError
+        """The floor (at most `persisted`) that the hot window asks for: batches that arrived before now - window go.
+
+        Batches are remembered in groups of a 1,024th of the window, so that a row stays at most that much longer.
+        """
+        return self._within(self._arrivals.due(now_ns))
+
+    def _within(self, floor: int) -> Offset:
+        return Offset(max(int(self._mem[w.H_FLOOR]), min(floor, int(self._mem[w.H_PERSISTED]))))
 
     def marks(self) -> Marks:
-        """Where the shard stands. Works whatever the lease."""
-        raise NotImplementedError
+        """Where the shard stands. Works whatever the lease; after `close`: where it stood."""
+        return self._last_marks or read_marks(self._mem, self._dictionary.count)
 
     @property
     def appended_end(self) -> Offset:
         """End of what was appended; at or above the published end."""
-        raise NotImplementedError
+        return Offset(self._appended)
 
     @property
     def used_bytes(self) -> int:
         """Bytes of blocks and payloads in use, of `hot_bytes`."""
-        raise NotImplementedError
+        return self._chains.live_blocks * self._block_bytes + self._ring.used_bytes
 
     def readonly_fd(self) -> int:
         """A new descriptor of the memory that cannot be mapped writable; the caller passes it on and closes it."""
-        raise NotImplementedError
+        return self._arena.readonly_fd()
 
     def reader(self, epoch_page_path: str | None = None) -> HotReader:
         """A reader in this process, on the same memory. Under eviction pressure it pins instead of failing."""
-        raise NotImplementedError
+        return HotReader(self._layout, self._arena.views.readonly(), epoch_page_path, self._pins)
 
     def close(self) -> None:
-        """End every reader (they raise Unavailable from now on, attached ones too) and release the memory."""
-        raise NotImplementedError
+        """End every reader (they raise Unavailable from now on, attached ones too) and release the memory.
+
+        Calls that run finish or fail by themselves. Closing twice does nothing.
+        """
+        if self._closed:
+            return
+        self._closed = True
+        self._mem[w.H_CLOSED] = 1
+        self._mem[w.H_LEASE_UNTIL] = 0
+        self._last_marks = self.marks()
+        self._mem = np.zeros(w.H_APPENDED_END + 1, np.int64)
+        self._arena.close()
+        del self._chains, self._ring, self._stores, self._dictionary
 
     def __enter__(self) -> HotSet:
         return self
@@ -122,3 +291,21 @@ class HotSet:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.close()
+
+
+class _Take:
+    """A batch as plain arrays: checked, not stored."""
+
+    __slots__ = ("codes", "columns", "keys", "seqs", "times", "unknown")
+
+    def __init__(
+        self,
+        keys: Strings,
+        codes: npt.NDArray[np.int64],
+        unknown: int,
+        times: npt.NDArray[np.int64],
+        seqs: npt.NDArray[np.int64],
+        columns: list[Any],
+    ) -> None:
+        self.keys, self.codes, self.unknown = keys, codes, unknown
+        self.times, self.seqs, self.columns = times, seqs, columns
