@@ -51,7 +51,7 @@ class Delivery:
         durability: str | None,
         window: int,
         retry_s: float,
-        on_batch_s: Callable[[float], None] | None,
+        on_ack: Callable[[int, float], None] | None,
     ) -> None:
         self._owners = owners
         self._map = table_map
@@ -61,7 +61,7 @@ class Delivery:
         self._settings: dict[str, Any] = {} if durability is None else {"durability": durability}
         self._window = window
         self._retry_s = retry_s
-        self._on_batch_s = on_batch_s
+        self._on_ack = on_ack
         self._route = threading.Lock()
         self._state = threading.Condition()
         self._stopping = threading.Event()
@@ -182,9 +182,10 @@ class Delivery:
             self._reserved_bytes -= batch.bytes
             batch.span.add(batch)
             self._total.add(batch)
+            if self._on_ack is not None:
+                # Under the lock, so that whoever waits for this ack finds the callback done.
+                self._on_ack(batch.rows, time.monotonic() - batch.sent_at_s)
             self._state.notify_all()
-        if self._on_batch_s is not None:
-            self._on_batch_s(time.monotonic() - batch.sent_at_s)
 
     def _ended(self, stream: PutStream, error: ProxistError | None) -> None:
         with self._route:

@@ -46,6 +46,9 @@ class Writer:
     what is not acked again under the same numbers, so that nothing is stored twice. It gives up when no batch was acked
     for `retry_s`, or at once when rows are refused: then every call raises that error, and what was not acked may or may
     not be stored. A new writer with the same producer name goes on after what every slot has.
+
+    `on_ack(rows, seconds)` is called per acked batch, on an ack thread, with the time since the batch was sent,
+    before anybody who waits for it goes on; it must be brief and call nothing of the writer.
     """
 
     def __init__(
@@ -58,7 +61,7 @@ class Writer:
         durability: str | None = None,
         window: int = WINDOW_BATCHES,
         retry_s: float = RETRY_S,
-        on_batch_s: Callable[[float], None] | None = None,
+        on_ack: Callable[[int, float], None] | None = None,
     ) -> None:
         if durability is not None and durability not in DURABILITY_LEVELS:
             raise InvalidArgument(f"Durability is {durability!r}, but must be one of {', '.join(DURABILITY_LEVELS)}.")
@@ -68,7 +71,7 @@ class Writer:
         self.producer = producer or f"sdk-{socket.gethostname()}-{os.getpid()}-{secrets.token_hex(6)}"
         if first_seq is None:
             first_seq = 1 + ((owners.producer_last(table, producer) or 0) if producer else 0)
-        self._delivery = Delivery(owners, table_map, self.producer, first_seq, durability, window, retry_s, on_batch_s)
+        self._delivery = Delivery(owners, table_map, self.producer, first_seq, durability, window, retry_s, on_ack)
 
     @property
     def next_seq(self) -> int:

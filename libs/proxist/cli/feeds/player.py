@@ -37,7 +37,8 @@ class Report:
 
 class Player:
     """`play` returns when every row of a file is acked. `on_progress(bytes, rows)` is called per batch: the position in
-    the file, and the rows of the batch (0 for one that the cluster already had).
+    the file, and the rows of the batch (0 for one that the cluster already had); `on_ack(table, rows, seconds)` per acked
+    batch, on another thread. Once `stopping` is set, `play` ends soon, with what was sent so far acked.
     """
 
     def __init__(
@@ -46,18 +47,17 @@ class Player:
         *,
         speed: float | None = None,
         on_progress: Callable[[int, int], None] = lambda *_: None,
+        on_ack: Callable[[str, int, float], None] = lambda *_: None,
         retry_s: float = RETRY_S,
+        stopping: threading.Event | None = None,
     ) -> None:
         self._connection = connection
         self._speed = speed
         self._on_progress = on_progress
+        self._on_ack = on_ack
         self._retry_s = retry_s
-        self._stopping = threading.Event()
+        self._stopping = stopping or threading.Event()
         self._clock = FeedClock(speed, self._stopping)
-
-    def stop(self) -> None:
-        """From any thread: `play` ends soon, with what was sent so far acked."""
-        self._stopping.set()
 
     def play(
         self, path: Path, format_name: str | None = None, venue: str | None = None, table: str | None = None
@@ -91,7 +91,14 @@ class Player:
     def _open(self, feed: Feed, table: str, producer: str) -> _TableFeed:
         self._retried(lambda: self._ensure_table(feed, table))
         last = self._retried(lambda: self._connection.producer_last(table, producer)) or 0
-        writer = Writer(self._connection, table, producer=producer, first_seq=last + 1, retry_s=self._retry_s)
+        writer = Writer(
+            self._connection,
+            table,
+            producer=producer,
+            first_seq=last + 1,
+            retry_s=self._retry_s,
+            on_ack=lambda rows, took_s: self._on_ack(table, rows, took_s),
+        )
         return _TableFeed(writer, last)
 
     def _ensure_table(self, feed: Feed, table: str) -> None:
