@@ -10,10 +10,11 @@ from typing import Any
 
 import grpc
 
-from proxist.rpc.grpc_server import MESSAGE_BYTES_MAX
 from proxist.rpc.status import from_grpc
 
 TIMEOUT_S = 10.0
+MESSAGE_BYTES_MAX = 16 << 20
+"""Of both directions: gRPC's default of 4 MB is small for a status of many shards; bulk travels over Flight."""
 
 
 def connect(address: str, *, timeout_s: float = TIMEOUT_S) -> grpc.Channel:

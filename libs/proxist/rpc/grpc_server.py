@@ -14,14 +14,13 @@ from grpc_reflection.v1alpha import reflection
 
 from proxist.errors import Overloaded
 from proxist.rpc import ports
+from proxist.rpc.grpc_client import MESSAGE_BYTES_MAX
 from proxist.rpc.status import grpc_status
 
 WORKERS = 16
 """Threads for calls. A call that waits (Flush) holds one, so there are more than cores."""
 QUEUED_MAX = 64
 """Calls beyond the pool that may wait for a thread; more are refused with RESOURCE_EXHAUSTED by gRPC itself."""
-MESSAGE_BYTES_MAX = 16 << 20
-"""gRPC's default of 4 MB is small for a status of many shards; bulk travels over Flight."""
 
 
 @dataclass(frozen=True)

@@ -97,10 +97,15 @@ class LocalCluster:
         return self.signal(part, signal.SIGKILL)
 
     def signal(self, part: str, number: signal.Signals) -> int:
-        """Send `number` to one part and wait until that process is gone: its pid. Not for signals that do not end it."""
+        """Send `number`, which ends the process, to one part: its pid. On return it is gone and the supervisor knows."""
         pid = self.pid(part)
         os.kill(pid, number)
-        self.until(lambda: not _runs(pid), f"{part} (pid {pid}) is gone")
+
+        def seen() -> bool:
+            status = self.status()[part]
+            return status["pid"] != pid or status["state"] != "ready"
+
+        self.until(seen, f"{part} (pid {pid}) is gone")
         return pid
 
     def wait_ready(self, part: str, *, other_than: int = 0, timeout_s: float = 60.0) -> int:
@@ -157,12 +162,3 @@ def _read_line(process: subprocess.Popen[bytes], timeout_s: float) -> bytes:
     with selectors.DefaultSelector() as selector:
         selector.register(process.stdout, selectors.EVENT_READ)
         return process.stdout.readline() if selector.select(timeout_s) else b""
-
-
-def _runs(pid: int) -> bool:
-    """Whether the process exists and is not a zombie that its parent has yet to collect."""
-    try:
-        state = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
-    except OSError:
-        return False
-    return state != "Z"

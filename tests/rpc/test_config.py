@@ -1,0 +1,156 @@
+"""Settings: where they come from, which one wins, and a corpus of wrong ones with the message each gets."""
+
+from __future__ import annotations
+
+import stat
+from pathlib import Path
+
+import pytest
+
+from proxist import config
+from proxist.config import ServiceConfig
+from proxist.errors import ConfigError
+from proxist.rpc.ports import UNIX_PATH_BYTES_MAX
+from proxist.rpc.run_dir import prepare_run_dir
+
+NAME = ["--name", "ingest-0"]
+
+
+class Special(ServiceConfig):
+    """A service's own class."""
+
+    hot_path: str = "auto"
+
+
+def load(argv: list[str], env: dict[str, str] | None = None, cls: type[ServiceConfig] = ServiceConfig) -> ServiceConfig:
+    return config.load(cls, argv, env=env or {})
+
+
+def test_flags_win_over_environment_over_file_over_defaults(tmp_path: Path) -> None:
+    file = tmp_path / "c.yaml"
+    file.write_text("name: from-file\ngrpc_port: 1\nhttp_port: 1\nflight_port: 1\n")
+    env = {"PROXIST_CONFIG": str(file), "PROXIST_GRPC_PORT": "2", "PROXIST_HTTP_PORT": "2"}
+    got = config.load(ServiceConfig, ["--http-port", "3"], env=env, defaults={"name": "d", "lease_ttl_s": 4})
+    assert (got.name, got.flight_port, got.grpc_port, got.http_port, got.lease_ttl_s) == ("from-file", 1, 2, 3, 4)
+
+
+def test_a_service_adds_settings_of_its_own() -> None:
+    got = load([*NAME, "--hot-path=flight"], cls=Special)
+    assert isinstance(got, Special)
+    assert got.hot_path == "flight"
+
+
+def test_a_switch_needs_no_value() -> None:
+    assert load([*NAME, "--insecure", "--host", "0.0.0.0"]).insecure
+    assert load([*NAME, "--insecure", "true"]).insecure
+    assert not load([*NAME, "--insecure=false"]).insecure
+
+
+def test_endpoints_are_a_list_and_sockets_are_in_the_run_dir() -> None:
+    got = load([*NAME, "--etcd", "a:1, b:2", "--run-dir", "/run/p"])
+    assert got.etcd_endpoints == ["a:1", "b:2"]
+    assert got.flight_socket == Path("/run/p/ingest-0.sock")
+    assert got.attach_socket == Path("/run/p/ingest-0.attach")
+
+
+def test_settings_are_frozen() -> None:
+    with pytest.raises(ValueError, match="frozen"):
+        load(NAME).host = "::1"
+
+
+def test_variables_of_programs_and_tests_are_no_settings() -> None:
+    load(NAME, {"PROXIST_CONTROLPLANE": "x", "PROXIST_TEST_ETCD": "x", "PROXIST_ETCD_BINARY": "x", "OTHER": "x"})
+
+
+WRONG_FLAGS = {
+    "no name": ([], ["`name` is missing", "PROXIST_NAME"]),
+    "bad name": (["--name", "Ingest 0"], ["`name` is 'Ingest 0'", "^[a-z]"]),
+    "unknown flag": ([*NAME, "--nope", "1"], ["'--nope' is not a flag", "--flight-port"]),
+    "no value": ([*NAME, "--etcd"], ["`--etcd` has no value"]),
+    "port is text": ([*NAME, "--grpc-port", "x"], ["`grpc_port` is 'x'", "integer", "PROXIST_GRPC_PORT"]),
+    "port too large": ([*NAME, "--grpc-port", "70000"], ["`grpc_port` is '70000'", "65535"]),
+    "lease too short": ([*NAME, "--lease-ttl-s", "1"], ["`lease_ttl_s` is '1'", "greater than or equal to 2"]),
+    "etcd without port": ([*NAME, "--etcd", "localhost"], ["`etcd` is 'localhost'", "must be host:port"]),
+    "etcd empty": ([*NAME, "--etcd", ""], ["`etcd` is ''", "must be host:port"]),
+    "clickhouse without scheme": ([*NAME, "--clickhouse", "localhost:8123"], ["`clickhouse` is", "http://"]),
+    "log level": ([*NAME, "--log-level", "loud"], ["`log_level` is 'loud'", "'warning'"]),
+    "open to others": ([*NAME, "--host", "0.0.0.0"], ["`host` is 0.0.0.0", "Only loopback", "`insecure: true`"]),
+    "no such file": ([*NAME, "--config", "nowhere.yaml"], ["nowhere.yaml cannot be read", "No such file"]),
+}
+
+
+@pytest.mark.parametrize("name", WRONG_FLAGS)
+def test_a_wrong_flag_is_explained(name: str) -> None:
+    argv, parts = WRONG_FLAGS[name]
+    with pytest.raises(ConfigError) as raised:
+        load(argv)
+    for part in parts:
+        assert part in raised.value.message
+
+
+WRONG_FILES = {
+    "unknown.bad.yaml": ("name: a\nnope: 1\n", "has the unknown setting 'nope'. Settings are name, host,"),
+    "list.bad.yaml": ("- name\n", "must hold `setting: value` lines"),
+    "broken.bad.yaml": ("name: [\n", "is not YAML"),
+    "type.bad.yaml": ("name: a\ngrpc_port: many\n", "`grpc_port` is 'many'"),
+    "two.bad.yaml": ("grpc_port: many\nlease_ttl_s: 0\nname: a\n", "`lease_ttl_s` is 0"),
+}
+
+
+@pytest.mark.parametrize("name", WRONG_FILES)
+def test_a_wrong_file_is_explained(name: str, tmp_path: Path) -> None:
+    text, message = WRONG_FILES[name]
+    (tmp_path / name).write_text(text)
+    with pytest.raises(ConfigError) as raised:
+        load(["--config", str(tmp_path / name)])
+    assert message in raised.value.message
+
+
+def test_an_unknown_variable_is_refused_by_name() -> None:
+    with pytest.raises(ConfigError, match=r"PROXIST_GRPC_PROT is no setting of this service.*PROXIST_GRPC_PORT"):
+        load(NAME, {"PROXIST_GRPC_PROT": "1"})
+
+
+def test_the_usage_names_every_setting() -> None:
+    text = config.usage(Special)
+    for name in Special.model_fields:
+        assert f"--{name.replace('_', '-')} (PROXIST_{name.upper()})" in text
+
+
+@pytest.mark.parametrize(
+    ("host", "loopback"),
+    [("127.0.0.1", True), ("localhost", True), ("::1", True), ("[::1]", True), ("0.0.0.0", False), ("example", False)],
+)
+def test_loopback(host: str, loopback: bool) -> None:
+    assert config.is_loopback(host) is loopback
+
+
+def test_the_default_run_dir_is_short_and_of_its_data_dir_alone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("tempfile.tempdir", "/" + "t" * 200)
+    deep = tmp_path / ("d" * 200)
+    socket = load([*NAME, "--data-dir", str(deep)]).attach_socket
+    assert len(str(socket).encode()) <= UNIX_PATH_BYTES_MAX
+    assert config.default_run_dir(deep) != config.default_run_dir(tmp_path)
+    assert config.default_run_dir(deep) == config.default_run_dir(deep / "x" / "..")
+
+
+def test_a_run_dir_is_private(tmp_path: Path) -> None:
+    made = prepare_run_dir(tmp_path, tmp_path / "run")
+    assert stat.S_IMODE(made.stat().st_mode) == 0o700
+    assert prepare_run_dir(tmp_path, tmp_path / "run") == made
+
+
+def test_a_run_dir_that_others_may_enter_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run").chmod(0o755)
+    with pytest.raises(ConfigError, match="mode 0700"):
+        prepare_run_dir(tmp_path, tmp_path / "run")
+
+
+def test_a_run_dir_that_is_a_link_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "real").mkdir(mode=0o700)
+    (tmp_path / "run").symlink_to(tmp_path / "real")
+    with pytest.raises(ConfigError, match="Remove it"):
+        prepare_run_dir(tmp_path, tmp_path / "run")
