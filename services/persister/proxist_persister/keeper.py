@@ -124,7 +124,8 @@ class Keeper:
         tables = self._tools.catalog.tables()
         wanted = jobs(tables)
         with self._lock:
-            for shard in self._workers.keys() - wanted.keys():
+            ended = {shard for shard, worker in self._workers.items() if not worker.alive}
+            for shard in (self._workers.keys() - wanted.keys()) | ended:
                 worker = self._workers.pop(shard)
                 worker.request_stop()
                 self._ending[shard] = worker

@@ -84,6 +84,11 @@ class ShardWorker:
         self._thread.join(timeout_s)
         return not self._thread.is_alive()
 
+    @property
+    def alive(self) -> bool:
+        """False once the thread has ended, for whichever reason."""
+        return self._thread.is_alive()
+
     def set_paused(self, paused: bool) -> None:
         """Takes effect behind the insert in flight; see `board.wait_not_at_work`."""
         with self._lock:
@@ -116,6 +121,14 @@ class ShardWorker:
     # ---- the worker's thread ---------------------------------------------------------------------------------------
 
     def _run(self) -> None:
+        try:
+            self._work()
+        except Exception:  # a bug beside the work itself: the keeper sees that the thread has ended and starts another
+            _log.exception("a persister thread failed", table=self.table.name, shard=self.shard)
+        self.board.enter(progress.WAITING)
+        self._give_up()
+
+    def _work(self) -> None:
         attempt, advanced = 0, 0
         while not self._stop.is_set():
             try:
@@ -134,8 +147,6 @@ class ShardWorker:
                 else:
                     self._rest(error, attempt)
                     attempt += 1
-        self.board.enter(progress.WAITING)
-        self._give_up()
 
     def _session(self) -> None:
         """One owner under one lease: from read-back to the end of either. Raises _Interrupted or what went wrong."""
@@ -280,7 +291,9 @@ class ShardWorker:
 
     def _halt(self, error: ProxistError) -> None:
         """Stay stopped until `resume`, or until the worker is to end."""
-        _log.error("persisting stopped", table=self.table.name, shard=self.shard, error=error.message, **error.details)
+        _log.error(
+            "persisting stopped", table=self.table.name, shard=self.shard, error=error.message, details=error.details
+        )
         self.board.enter(progress.STOPPED, error)
         self._resumed.clear()
         while not (self._stop.is_set() or self._resumed.is_set()):
