@@ -80,10 +80,13 @@ class FakeIngest(ingest_pb2_grpc.IngestServiceServicer):
         state = self._catalog.table_of(shard).state
         if state == "active" and held is None:
             claim = read_claim(self._client, shard, node=self.name)
-            opened = open_shard(
-                self._client, claim, start=Offset(0), predecessor=claim.record.epoch or None, lease=lease.id
-            )
-            self.shards[shard] = Marks(opened)
+            newest = claim.record.epoch or None
+            self.shards[shard] = Marks(claim.record.opened(Offset(0)))  # before others can see that it is open
+            try:
+                open_shard(self._client, claim, start=Offset(0), predecessor=newest, lease=lease.id)
+            except ProxistError:
+                del self.shards[shard]
+                raise
         elif state == "dropping" and held is not None:
             seal_shard(self._client, held.record, end=Offset(held.end), lease=lease.id)
             del self.shards[shard]
