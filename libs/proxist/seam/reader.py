@@ -99,7 +99,8 @@ class ShardReader:
             chain.check(least, subject)
             self._check_reached(part, least, subject)
         part = part if clamp is None else replace(part, epoch=clamp.epoch, end=Offset(min(part.end, clamp.end)))
-        self._cuts.setdefault(shard, Cut(table.name, shard, part.epoch, Offset(min(part.seam, part.end)), part.end))
+        # A later read of this query has the same end; its seam may be another one, which gives the same rows.
+        self._cuts[shard] = Cut(table.name, shard, part.epoch, Offset(min(part.seam, part.end)), part.end)
         return ShardPart(shard, part, chain, cold_cut(chain, part.epoch, part.seam, part.end))
 
     def _clamp(self, table: Table, shard: ShardId) -> Mark | None:

@@ -1,0 +1,104 @@
+"""Which way to an owner: attached on this host, by Flight to the others, or as the query says."""
+
+from __future__ import annotations
+
+from proxist.errors import NotOwner, Unavailable
+from proxist.etcd.catalog import Catalog
+from proxist.etcd.records import NodeRecord
+from proxist.hot.ops import HotOp, HotPart, Probes
+from proxist.model.ids import Offset, ShardId
+from proxist_query.attached import Attached
+from proxist_query.remote import Remote
+
+OWNER_WAIT_S = 1.0
+"""How long an owner is waited for that the mirror has not shown yet, or that is just being replaced."""
+
+
+class Hot:
+    """The owners' hot sets. Thread-safe; `via(path)` is an executor's HotSource."""
+
+    def __init__(self, catalog: Catalog, attached: Attached, remote: Remote, host_id: str) -> None:
+        self._catalog = catalog
+        self._attached = attached
+        self._remote = remote
+        self._host_id = host_id
+
+    def via(self, hot_path: str) -> HotVia:
+        """The source for a query's `hot_path`: "auto", "attach" or "flight"."""
+        return HotVia(self, hot_path)
+
+    def owner(self, shard: ShardId) -> NodeRecord:
+        """The node that owns a shard now. Raises NotOwner where nobody does, after waiting a moment."""
+        node = self._owner(shard)
+        if node is None:
+            self._catalog.wait_until(lambda _: self._owner(shard) is not None, OWNER_WAIT_S)
+            node = self._owner(shard)
+        if node is None:
+            record = self._catalog.shard(shard)
+            raise NotOwner(
+                f"Shard {shard} of table {record.table!r} has no owner now: node {record.node!r}, where it is placed, "
+                f"is down or starting. Its last epoch is {record.epoch}. Try again in a moment.",
+                retry_after_s=0.5,
+                shard=shard,
+                node=record.node,
+                epoch=record.epoch,
+            )
+        return node
+
+    def way_to(self, node: NodeRecord) -> str:
+        """ "attach" or "flight": how `auto` reaches an ingest node."""
+        return "attach" if node.attach and node.host_id == self._host_id else "flight"
+
+    def run(
+        self,
+        hot_path: str,
+        shard: ShardId,
+        op: HotOp,
+        probes: Probes | None,
+        min_end: Offset | None,
+        wait_ns: int,
+    ) -> HotPart:
+        """One read; once more where the owner changed under it."""
+        try:
+            return self._run(hot_path, shard, op, probes, min_end, wait_ns)
+        except NotOwner:
+            self._attached.drop(shard)
+            return self._run(hot_path, shard, op, probes, min_end, wait_ns)
+
+    def _run(
+        self, hot_path: str, shard: ShardId, op: HotOp, probes: Probes | None, min_end: Offset | None, wait_ns: int
+    ) -> HotPart:
+        node = self.owner(shard)
+        near = self.way_to(node) == "attach"
+        if hot_path == "attach" and not near:
+            raise Unavailable(
+                f"Shard {shard} is owned by node {node.name!r}, which is not on this host, so it cannot be attached. "
+                'Set `hot_path` to "auto" or "flight".',
+                shard=shard,
+            )
+        if near and hot_path != "flight":
+            try:
+                return self._attached.run(node.attach, shard, op, probes, min_end, wait_ns)
+            except NotOwner:
+                raise
+            except Unavailable as error:
+                # "evicting": the owner outran the reader again and again; itself it can still answer.
+                if hot_path == "attach" and error.details.get("reason") != "evicting":
+                    raise
+        uri = node.flight_unix if node.host_id == self._host_id and node.flight_unix else node.flight
+        return self._remote.run(uri, shard, op, probes, min_end, wait_ns)
+
+    def _owner(self, shard: ShardId) -> NodeRecord | None:
+        owner = self._catalog.owner(shard)
+        return None if owner is None else self._catalog.node(owner.node)
+
+
+class HotVia:
+    """`Hot` with a query's way."""
+
+    def __init__(self, hot: Hot, hot_path: str) -> None:
+        self._hot = hot
+        self._hot_path = hot_path
+
+    def run(self, shard: ShardId, op: HotOp, probes: Probes | None, min_end: Offset | None, wait_ns: int) -> HotPart:
+        return self._hot.run(self._hot_path, shard, op, probes, min_end, wait_ns)

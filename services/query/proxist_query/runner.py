@@ -1,0 +1,136 @@
+"""One query from its JSON to its answer: the verb's way, the deadline, the cancel, the counters."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import pyarrow as pa
+
+from proxist.clickhouse import ClickHouse
+from proxist.errors import DeadlineExceeded, ProxistError, Unavailable
+from proxist.model.query import Query, Sql
+from proxist.model.table import DEFAULT_TENANT
+from proxist.seam import Answer, Executor, ReadRules
+from proxist_query.catalog import NodeCatalog
+from proxist_query.cold import Cold
+from proxist_query.engine import Engine
+from proxist_query.hot import Hot
+from proxist_query.metrics import Metrics
+from proxist_query.sql import SqlRun
+
+
+class Runner:
+    """Runs queries. Thread-safe."""
+
+    def __init__(
+        self,
+        catalog: NodeCatalog,
+        hot: Hot,
+        clickhouse: ClickHouse,
+        engine: Engine,
+        metrics: Metrics,
+        *,
+        query_s_max: float,
+        now_ns: Callable[[], int] = time.time_ns,
+    ) -> None:
+        self.catalog = catalog
+        self.hot = hot
+        self._clickhouse = clickhouse
+        self._cold = Cold(clickhouse)
+        self._engine = engine
+        self._metrics = metrics
+        self._query_s_max = query_s_max
+        self._now_ns = now_ns
+        self._lock = threading.Lock()  # guards _running
+        self._running: dict[Any, list[threading.Event]] = {}
+
+    def run(
+        self, query: Query, probes: pa.Table | None, alive: Callable[[], None], tenant: str = DEFAULT_TENANT
+    ) -> Answer:
+        """The answer. `alive` raises when nobody waits for it any more; it is called between the steps.
+
+        Raises every error of the executor and of SQL; DeadlineExceeded past the node's limit; Unavailable after a cancel.
+        """
+        began = time.monotonic()
+        verb = type(query.verb).__name__.lower()
+        outcome = "INTERNAL"
+        try:
+            with self._entry(query.id) as cancelled:
+                step = self._step(began + self._query_s_max, cancelled, alive)
+                answer = self._answer(query, probes, tenant, step, began)
+            outcome = "ok"
+            self._metrics.answered(answer.receipt)
+            return answer
+        except ProxistError as error:
+            outcome = error.code
+            raise
+        finally:
+            self._metrics.finished(verb, outcome, time.monotonic() - began)
+
+    def schema(self, query: Query, tenant: str = DEFAULT_TENANT) -> pa.Schema:
+        """The schema of an SQL query's answer, without running it."""
+        assert isinstance(query.verb, Sql)
+        run = self._sql(query, lambda: None, time.monotonic())
+        return run.schema(query.verb.text, tenant, self._now_ns())
+
+    def cancel(self, query_id: Any) -> bool:
+        """End the running queries with that `id` at their next step; whether there was one."""
+        with self._lock:
+            running = list(self._running.get(_hashable(query_id), ()))
+        for event in running:
+            event.set()
+        return bool(running)
+
+    def _answer(
+        self, query: Query, probes: pa.Table | None, tenant: str, step: Callable[[], None], began: float
+    ) -> Answer:
+        if isinstance(query.verb, Sql):
+            return self._sql(query, step, began).run(query.verb.text, tenant, self._now_ns())
+        executor = Executor(self.catalog, self.hot.via(query.hot_path), self._cold, step=step)
+        return executor.run(query, tenant, probes)
+
+    def _sql(self, query: Query, step: Callable[[], None], began: float) -> SqlRun:
+        return SqlRun(
+            self.catalog,
+            self.hot.via(query.hot_path),
+            self._clickhouse,
+            self._engine,
+            ReadRules.of(query),
+            step,
+            lambda: began + self._query_s_max - time.monotonic(),
+        )
+
+    def _step(self, deadline: float, cancelled: threading.Event, alive: Callable[[], None]) -> Callable[[], None]:
+        def step() -> None:
+            alive()
+            if cancelled.is_set():
+                raise Unavailable("The query was cancelled.")
+            if time.monotonic() > deadline:
+                raise DeadlineExceeded(
+                    f"The query ran longer than {self._query_s_max:g} s, the limit of this node. Ask for fewer rows or "
+                    "a shorter range, or raise `query_s_max`."
+                )
+
+        return step
+
+    @contextmanager
+    def _entry(self, query_id: Any) -> Iterator[threading.Event]:
+        """The query's place in the list of running ones; queries without an id cannot be cancelled by one."""
+        event, key = threading.Event(), _hashable(query_id)
+        with self._lock:
+            self._running.setdefault(key, []).append(event)
+        try:
+            yield event
+        finally:
+            with self._lock:
+                self._running[key].remove(event)
+                if not self._running[key]:
+                    del self._running[key]
+
+
+def _hashable(query_id: Any) -> Any:
+    return query_id if isinstance(query_id, str | int | float | bool) else repr(query_id) if query_id else object()
