@@ -53,7 +53,7 @@ def test_the_first_number_is_free_and_each_next_is_one_more() -> None:
 def test_a_repeat_gets_its_original_and_other_content_is_refused() -> None:
     made = filled(17, 20)
     assert made.check("p", 18, hash_of(18)) == original(18)
-    with pytest.raises(ProducerConflict, match="'p'.*batch 18 with other content"):
+    with pytest.raises(ProducerConflict, match=r"'p'.*batch 18 with other content"):
         made.check("p", 18, hash_of(99))
 
 

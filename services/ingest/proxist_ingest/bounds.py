@@ -85,12 +85,14 @@ class Bounds:
         Raises InvalidArgument where `offset` is no bound: a batch sent from its middle would have another token.
         """
         with self._lock:
+            if self._closed is not None:
+                raise self._closed
             if not self._is_bound_locked(offset):
                 raise InvalidArgument(
                     f"Offset {offset} is not where a batch begins, or was persisted long ago; batches are known from "
                     f"{self._start} to {self._last}. Follow from the owner's persisted."
                 )
-            if self._closed is None and self._exposed <= offset:
+            if self._exposed <= offset:
                 self._grown.wait_for(lambda: self._closed is not None or self._exposed > offset, wait_s)
             if self._closed is not None:
                 raise self._closed

@@ -8,7 +8,7 @@ that is missing is loss.
 from __future__ import annotations
 
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -20,7 +20,7 @@ from proxist.etcd.records import LogRecord, ShardRecord
 from proxist.hot.writer import HotSet
 from proxist.model.ids import Epoch, Offset, ShardId
 from proxist.model.table import Table
-from proxist.wal import LogMark, LogWriter, RecordKind, RecoveredLog, list_logs, recover_log, shard_directory
+from proxist.wal import Files, LogMark, LogWriter, RecordKind, RecoveredLog, list_logs, recover_log, shard_directory
 from proxist_ingest.bounds import Bounds
 from proxist_ingest.commit import Carried
 from proxist_ingest.producers import Original, Producers
@@ -63,13 +63,13 @@ def recover_shard(
     """
     directory = shard_directory(data_dir, record.shard)
     _remove_unopened(directory, record)
-    logs = list(_recovered_logs(directory, record, persisted))
-    end = logs[-1].seal_at if logs else _begin(record)
-    persisted = Offset(max([persisted, *(one.persisted for one in logs)]))
+    begin, logs = _recovered_logs(directory, record, persisted)
+    end = logs[-1].seal_at if logs else begin
+    persisted = Offset(max([persisted, begin, *(one.persisted for one in logs)]))
     hot_bytes = table.spec.hot_bytes // len(table.shard_ids)
     while True:
         try:
-            hot, carried = _replay(table, record.shard, epoch, logs, persisted, hot_bytes, progress)
+            hot, carried = _replay(table, record.shard, epoch, begin, logs, persisted, hot_bytes, progress)
             break
         except Overloaded:
             # The rows were accepted, so they must fit: other marks at the time had packed them more tightly.
@@ -81,8 +81,16 @@ def recover_shard(
     return RecoveredShard(hot, carried, sealed, logs[-1].epoch if logs else None, end)
 
 
-def create_log(data_dir: Path, table: Table, shard: ShardId, epoch: Epoch, recovered: RecoveredShard) -> LogWriter:
-    """The local log of `epoch`, begun with the carried state; on disk on return."""
+def create_log(
+    data_dir: Path,
+    table: Table,
+    shard: ShardId,
+    epoch: Epoch,
+    recovered: RecoveredShard,
+    *,
+    files: Files | None = None,
+) -> LogWriter:
+    """The local log of `epoch`, begun with the carried state; on disk on return. Tests pass `files` that fail."""
     carry = {
         "predecessor": {"epoch": recovered.newest, "end": recovered.end},
         "persisted": recovered.carried.persisted,
@@ -91,7 +99,15 @@ def create_log(data_dir: Path, table: Table, shard: ShardId, epoch: Epoch, recov
     }
     directory = shard_directory(data_dir, shard)
     return LogWriter.create(
-        directory, shard, epoch, recovered.end, table.id, table.spec.schema, table.schema_version, carry
+        directory,
+        shard,
+        epoch,
+        recovered.end,
+        table.id,
+        table.spec.schema,
+        table.schema_version,
+        carry,
+        files=files,
     )
 
 
@@ -118,28 +134,32 @@ def _remove_unopened(directory: Path, record: ShardRecord) -> None:
         shutil.rmtree(path)
 
 
-def _begin(record: ShardRecord) -> Offset:
-    """Where a shard begins that has no log here: at 0, or after abandoned logs."""
-    return Offset(max((entry.end or 0 for entry in record.logs), default=0))
+def _recovered_logs(directory: Path, record: ShardRecord, persisted: Offset) -> tuple[Offset, list[RecoveredLog]]:
+    """Where the rows begin that lie here, and the logs from there on, oldest first.
 
-
-def _recovered_logs(directory: Path, record: ShardRecord, persisted: Offset) -> Iterator[RecoveredLog]:
+    Rows of an abandoned log are in ClickHouse alone, so what lies here begins after the newest of those.
+    """
     here = dict(list_logs(directory))
+    begin = record.logs[0].start if record.logs else Offset(0)
+    logs: list[RecoveredLog] = []
     for entry in record.logs:
         path = here.get(entry.epoch)
-        if path is None:
+        if entry.state == "abandoned":
+            begin, logs = Offset(entry.end or 0), []
+        elif path is None:
             _check_dispensable(record, entry)
-        elif entry.state != "abandoned":
+        else:
             newest = entry is record.logs[-1]
             found = recover_log(path, persisted=persisted if newest else 0, sealed_end=entry.end)
             if found.cut is not None:
                 log.warning("a torn tail was cut", path=found.cut.path, position=found.cut.position, end=found.end)
-            yield found
+            logs.append(found)
+    return begin, logs
 
 
 def _check_dispensable(record: ShardRecord, entry: LogRecord) -> None:
-    if entry.state == "abandoned" or entry.end == entry.start:
-        return
+    if entry.end == entry.start:
+        return  # nothing was ever in it
     raise LogCorrupt(
         f"Log {entry.epoch} of shard {record.shard} (rows [{entry.start}, {entry.end if entry.end is not None else 'unknown'})) "
         "is not in this data directory. Bring back the directory that holds it; nothing was changed.",
@@ -154,12 +174,12 @@ def _replay(
     table: Table,
     shard: ShardId,
     epoch: Epoch,
+    start: Offset,
     logs: list[RecoveredLog],
     persisted: Offset,
     hot_bytes: int,
     progress: Progress,
 ) -> tuple[HotSet, Carried]:
-    start = logs[0].start if logs else Offset(0)
     hot = HotSet.create(table.spec, shard, epoch, start, tenant=table.tenant, hot_bytes=hot_bytes)
     try:
         dedup = SeqDedup(table.spec) if table.spec.dedup == "seq" else None
@@ -227,12 +247,19 @@ class _Replay:
             self._flush(arrived_ns)
 
     def _flush(self, arrived_ns: int) -> None:
-        if not self._waiting:
+        waiting, self._waiting, self._waiting_rows = self._waiting, [], 0
+        if not waiting:
             return
-        first, rows = self._waiting[0][0], concat([batch for _, batch in self._waiting])
-        self._waiting, self._waiting_rows = [], 0
-        if not self._residency.room(rows):
-            raise Overloaded(f"The rows of {self._subject} do not fit into its memory.")
+        together = concat([rows for _, rows in waiting])
+        if self._residency.room(together):
+            self._append(waiting[0][0], together, arrived_ns)
+            return
+        for first, rows in waiting:  # one by one they take the room that the ones before leave
+            if not self._residency.room(rows):
+                raise Overloaded(f"The rows of {self._subject} do not fit into its memory.")
+            self._append(first, rows, arrived_ns)
+
+    def _append(self, first: Offset, rows: pa.RecordBatch, arrived_ns: int) -> None:
         end = self._hot.append(rows, first, arrived_ns)
         self._hot.publish(end)
         self._hot.set_persisted(Offset(min(self._persisted, end)))

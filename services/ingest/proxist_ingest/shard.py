@@ -29,6 +29,8 @@ from proxist_ingest.recover import SealedLog
 
 RESIDENCY_PERIOD_NS = 100_000_000
 """How often the hot window is looked at: short against any sensible window, long against an eviction step."""
+STEP_PAUSE_NS = 5_000_000
+"""Between two steps of an eviction: each makes the reads that are under way begin again."""
 DISK_FULL_PAUSE_NS = 1_000_000_000
 """How long a full disk is left alone before the next record is tried."""
 
@@ -137,6 +139,8 @@ class Shard:
 
     def _end(self, gone: ProxistError) -> None:
         with self._fail_lock:
+            if self._closed:
+                return
             failed, self._closed = self._failed is not None, True
             if self._fd is not None:
                 os.close(self._fd)
@@ -298,7 +302,7 @@ class Shard:
                     no_cut_before_ns = now_ns + self._cut_by_age()
                 if now_ns >= next_look_ns:
                     more = self._committer.residency.age_out(time.time_ns())
-                    next_look_ns = now_ns if more else now_ns + RESIDENCY_PERIOD_NS
+                    next_look_ns = now_ns + (STEP_PAUSE_NS if more else RESIDENCY_PERIOD_NS)
         except BaseException as error:
             self._die(error)
 
