@@ -128,6 +128,10 @@ class HotSet:
         spec = self._spec
         keys = strings_of(column_of(batch, spec, spec.key))
         codes, unknown = self._dictionary.encode(keys)
+        if unknown and self._dictionary.room_for(unknown, keys.bytes):
+            # Known from here on, rows or not: counted as unknown, each row of a new key would ask for a block of its own.
+            self._dictionary.add_missing(keys, codes, w.INT64_MAX)
+            unknown = 0
         times = cells_of(column_of(batch, spec, spec.time), 8)
         seqs = cells_of(column_of(batch, spec, spec.seq), 8) if spec.seq else _NO_SEQ
         arrays: dict[str, pa.Array] = {}
