@@ -62,7 +62,7 @@ def prepare(text: str, tenant: str, table_of: Callable[[str], Table], now_ns: in
     uses = _uses(tree)
     _make_exact(tree)
     names.keep()
-    return Prepared(explain, uses, to_text(tree), reads_clock, repeats_not)
+    return Prepared(explain, uses, to_text(_sorted_union(tree)), reads_clock, repeats_not)
 
 
 def _where_only(tree: exp.Expr) -> None:
@@ -150,6 +150,19 @@ def _make_exact(tree: exp.Expr) -> None:
         hidden = list(HIDDEN_COLUMNS) if select in starred else []
         hidden += [f"{PASSED}{i}" for i in range(ties.names_max)]
         _hide(select, hidden)
+
+
+def _sorted_union(tree: exp.Expr) -> exp.Expr:
+    """The rows of a UNION come in no order, so in another one from each tier: here by value."""
+    body = tree.unnest() if isinstance(tree, exp.Subquery) else tree
+    if not isinstance(body, exp.SetOperation):
+        return tree
+    settings = body.args.get("settings")
+    body.set("settings", None)
+    order = exp.Order(expressions=[exp.Ordered(this=exp.column("ALL"), nulls_first=False)])
+    outer = exp.Select(expressions=[exp.Star()], from_=exp.From(this=exp.Subquery(this=body.copy())), order=order)
+    outer.set("settings", settings)
+    return outer
 
 
 def _hide(select: exp.Select, hidden: list[str]) -> None:
