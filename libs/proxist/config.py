@@ -58,7 +58,7 @@ class ServiceConfig(BaseSettings):
     @property
     def flight_socket(self) -> Path:
         """Where the Flight door listens beside TCP."""
-        return self.run_dir / f"{self.name}.sock"
+        return self.run_dir / f"{self.name}.flight"
 
     @property
     def attach_socket(self) -> Path:

@@ -96,5 +96,3 @@ class Control:
                 pass
             time.sleep(0.02)
         raise AssertionError(f"not within {timeout_s} s: {what}")
-
-

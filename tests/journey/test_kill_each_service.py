@@ -30,7 +30,9 @@ def ids_by_symbol(table: pa.Table) -> dict[str, tuple[int, int, int, int]]:
 def assert_each_id_once(found: dict[str, tuple[int, int, int, int]], way: str) -> None:
     assert len(found) == 6, way
     for symbol, (count, distinct, low, high) in found.items():
-        assert count == distinct == high - low + 1, f"{way}: {symbol} has {count} rows, {distinct} ids in [{low}, {high}]"
+        assert count == distinct == high - low + 1, (
+            f"{way}: {symbol} has {count} rows, {distinct} ids in [{low}, {high}]"
+        )
 
 
 def test_every_trade_id_once_after_kill_of_each_part(tmp_path: Path, data_dir: Path) -> None:

@@ -87,7 +87,9 @@ def check_everything(cluster: LocalCluster, golden: dict[str, Any], expected: di
             assert table.equals(expected.setdefault(name, table)), f"{moment}, {door}: {name} differs"
 
 
-def four_moments(cluster: LocalCluster, control: Control, golden: dict[str, Any], expected: dict[str, pa.Table]) -> None:
+def four_moments(
+    cluster: LocalCluster, control: Control, golden: dict[str, Any], expected: dict[str, pa.Table]
+) -> None:
     """All rows hot; half persisted, floor at 0; floor in the middle; everything evicted. Rows are already there, cut in half."""
     modes = []
 
@@ -101,7 +103,9 @@ def four_moments(cluster: LocalCluster, control: Control, golden: dict[str, Any]
 
     for table in TABLES:
         control.resume(table)
-        control.until(lambda t=table: all(0 < m.persisted < m.end for m in control.marks(t)), f"half of {table} persisted")
+        control.until(
+            lambda t=table: all(0 < m.persisted < m.end for m in control.marks(t)), f"half of {table} persisted"
+        )
         assert all(m.floor == 0 for m in control.marks(table))
     check("half persisted")
 

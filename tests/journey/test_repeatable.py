@@ -5,7 +5,6 @@ from __future__ import annotations
 import random
 import threading
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -53,7 +52,9 @@ def random_query(rng: random.Random) -> dict[str, Any]:
     part = {"table": "trades", "keys": keys, "from": low, "to": high}
     queries: list[dict[str, Any]] = [
         {"sql": f"SELECT count() AS n, sum(size) AS s FROM trades WHERE {where}"},
-        {"sql": f"SELECT symbol, count() AS n, sum(size) AS s FROM trades WHERE {where} GROUP BY symbol ORDER BY symbol"},
+        {
+            "sql": f"SELECT symbol, count() AS n, sum(size) AS s FROM trades WHERE {where} GROUP BY symbol ORDER BY symbol"
+        },
         {"last_by": {"table": "trades", "keys": keys, "at": high}},
         {"last_by": {"table": "trades"}},
         {"scan": part},

@@ -88,7 +88,7 @@ def test_durations_and_sizes_have_units() -> None:
     assert parse_duration_ns("20ms", "d") == 20_000_000
     assert parse_bytes("16MiB", "b") == 16 * 2**20
     for wrong in ("20 parsecs", -1, None, "ms"):
-        with pytest.raises(InvalidArgument, match="`flush.age`"):
+        with pytest.raises(InvalidArgument, match=r"`flush\.age`"):
             parse_duration_ns(wrong, "`flush.age`")
 
 

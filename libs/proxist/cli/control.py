@@ -25,7 +25,7 @@ class ControlPlane:
         self._timeout_s = timeout_s
         self._deadline_s = time.monotonic() + timeout_s
         self._channel = connect(address, timeout_s=timeout_s)
-        self._stub = pb_grpc.ControlPlaneServiceStub(self._channel)  # type: ignore[no-untyped-call]
+        self._stub = pb_grpc.ControlPlaneServiceStub(self._channel)
 
     def call(self, method: str, request: Any) -> Any:
         """Raises DeadlineExceeded where nobody listens, or no answer comes, within the time that is left."""

@@ -47,7 +47,7 @@ class ClusterActions:
         if name == "topology":
             return topology(self._catalog, self._node, str(wire.get("tenant") or DEFAULT_TENANT))
         tenant = str(wire.pop("tenant", None) or DEFAULT_TENANT)
-        control = pb_grpc.ControlPlaneServiceStub(self._control_plane())  # type: ignore[no-untyped-call]
+        control = pb_grpc.ControlPlaneServiceStub(self._control_plane())
         if name == "create_table":
             request = pb.CreateTableRequest(tenant=tenant, spec=spec_message(parse_spec(wire)))
             created = control.CreateTable(request, timeout=TIMEOUT_S).table
