@@ -102,6 +102,8 @@ class Stats:
     def snapshot(self) -> Snapshot:
         now_s = time.monotonic()
         with self._lock:
+            if not self._history:
+                self._history.append((self._started_s, {}))
             self._history.append((now_s, dict(self._acked)))
             while len(self._history) > 2 and now_s - self._history[1][0] > RATE_WINDOW_S:
                 self._history.popleft()
