@@ -188,7 +188,7 @@ class ClickHouse:
             answer = client.raw_query(sql, settings=send, fmt="ArrowStream", external_data=data)
         if not answer:
             return pa.table({})
-        return _strings_checked(pa.ipc.open_stream(pa.py_buffer(answer)).read_all())
+        return strings_checked(pa.ipc.open_stream(pa.py_buffer(answer)).read_all())
 
     def command(self, sql: str, settings: Mapping[str, Any] | None = None) -> None:
         """Run a statement whose answer is not rows."""
@@ -281,7 +281,7 @@ def _external_data(tables: Mapping[str, pa.Table], structures: Mapping[str, str]
     return data
 
 
-def _strings_checked(table: pa.Table) -> pa.Table:
+def strings_checked(table: pa.Table) -> pa.Table:
     """ClickHouse's String may hold any bytes, Arrow's may not: a column that is not UTF-8 becomes binary."""
     for index, field in enumerate(table.schema):
         if pa.types.is_string(field.type):

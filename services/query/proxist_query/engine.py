@@ -17,10 +17,11 @@ import chdb
 import pyarrow as pa
 
 from proxist.clickhouse import to_stored
+from proxist.clickhouse.client import strings_checked
 from proxist.errors import DeadlineExceeded, InternalError, InvalidArgument, Overloaded, ProxistError
 
 _ERROR = re.compile(r"Code: (\d+)\. DB::Exception: (.*?)(?: \((\w+)\))?\s*$", re.DOTALL)
-_SCOPE = re.compile(r"(?:\. |: |, )?(?:In scope|while executing|While executing|in query:).*", re.DOTALL)
+_SCOPE = re.compile(r"(?:\. |: |, )?(?:In scope|In expression|while executing|While executing|in query:).*", re.DOTALL)
 _BUSY = {"MEMORY_LIMIT_EXCEEDED", "TOO_MANY_SIMULTANEOUS_QUERIES", "CANNOT_ALLOCATE_MEMORY"}
 _WAIT_S_MAX = 30.0
 _BLOCK_ROWS = 65_536
@@ -46,7 +47,7 @@ class Engine:
         """
         with self._handle() as handle:
             answer = handle.query(text, "ArrowStream").bytes()
-            return pa.ipc.open_stream(pa.py_buffer(answer)).read_all() if answer else pa.table({})
+            return strings_checked(pa.ipc.open_stream(pa.py_buffer(answer)).read_all()) if answer else pa.table({})
 
     def close(self) -> None:
         """Close the idle handles; those in use are closed when they come back."""
