@@ -41,7 +41,7 @@ def serve_session(
 ) -> None:
     """Serve until the client ends its side, goes away, or the door closes."""
     session = _Session(writer, answer)
-    while not call.cancelled():
+    while not call.stopping.is_set():  # a client that goes away ends the read
         try:
             chunk = reader.read_chunk()
         except StopIteration:
@@ -79,7 +79,7 @@ class _Session:
 
     def _fitting(self, rows: pa.Table | pa.RecordBatch) -> list[pa.RecordBatch]:
         """The messages to send, after the stream has begun with their schema. An empty answer still says its schema."""
-        bare = rows.schema.remove_metadata()
+        bare = rows.schema.remove_metadata() if rows.schema.metadata else rows.schema
         if self._schema is None:
             self._writer.begin(bare)
             self._schema = bare
@@ -89,7 +89,9 @@ class _Session:
                 "but a session has one answer schema. Open another session for it."
             )
         batches = [rows] if isinstance(rows, pa.RecordBatch) else rows.to_batches()
-        parts = [part for batch in batches for part in slices(batch.replace_schema_metadata(None))]
+        if rows.schema.metadata:  # one session has one schema, and receipts differ
+            batches = [batch.replace_schema_metadata(None) for batch in batches]
+        parts = [part for batch in batches for part in slices(batch)]
         return parts or [pa.RecordBatch.from_pylist([], schema=bare)]
 
 
