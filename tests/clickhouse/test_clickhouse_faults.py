@@ -171,18 +171,16 @@ def test_bad_requests_are_answered(server: LocalClickHouse) -> None:
 
 
 def test_sigterm_lets_a_running_statement_answer(server: LocalClickHouse, store: Store) -> None:
-    started = threading.Event()
     answers: list[pa.Table] = []
 
     def slow() -> None:
-        started.set()
-        answers.append(store.clickhouse.query("SELECT sleep(1.5) AS s"))
+        sql = "SELECT sum(sleepEachRow(0.2)) AS s FROM numbers(15) SETTINGS max_block_size = 1"
+        answers.append(store.clickhouse.query(sql))
 
-    store.clickhouse.query("SELECT 1")
     thread = threading.Thread(target=slow)
     thread.start()
-    started.wait()
-    while store.clickhouse.query("SELECT count() AS c FROM system.processes")["c"][0].as_py() < 2:
+    running = "SELECT count() AS c FROM system.processes"
+    while thread.is_alive() and store.clickhouse.query(running)["c"][0].as_py() < 2:
         continue
     assert server.stop() == 0
     thread.join()
@@ -191,7 +189,7 @@ def test_sigterm_lets_a_running_statement_answer(server: LocalClickHouse, store:
 
 def test_a_second_process_on_the_directory_is_refused(server: LocalClickHouse) -> None:
     ended = run_program("--path", str(server.data_dir / "clickhouse"), "--port", "0")
-    assert ended.returncode != 0
+    assert ended.returncode == 73
     assert "in use by another process" in ended.stderr
     assert "Traceback" not in ended.stderr
 
@@ -199,7 +197,7 @@ def test_a_second_process_on_the_directory_is_refused(server: LocalClickHouse) -
 def test_a_taken_port_is_named(server: LocalClickHouse, tmp_path: Path) -> None:
     port = server.url.rpartition(":")[2]
     ended = run_program("--path", str(tmp_path / "other"), "--port", port)
-    assert ended.returncode != 0
+    assert ended.returncode == 71
     assert f"127.0.0.1:{port}" in ended.stderr
     assert "Traceback" not in ended.stderr
 

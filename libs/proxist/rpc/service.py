@@ -33,6 +33,8 @@ from proxist.errors import ProxistError
 from proxist.rpc.status import exit_code, to_proxist
 from proxist.telemetry import logs
 
+SIGNAL_LOOK_S = 0.5
+
 C = TypeVar("C", bound=ServiceConfig)
 log = structlog.get_logger("proxist.service")
 
@@ -108,7 +110,9 @@ def run(role: str, config: C, build: Callable[[C, Lifeline], Service]) -> NoRetu
         end(config.name, to_proxist(error))
     print(_ready_line(role, config.name, endpoints), flush=True)
     log.info("ready", insecure=config.insecure, **endpoints)
-    lifeline.ended.wait()
+    # Polled: a signal that the kernel gives to a thread of gRPC or Arrow is handled only when this thread wakes up.
+    while not lifeline.ended.wait(SIGNAL_LOOK_S):
+        pass
     log.info("stopping", error=lifeline.error and lifeline.error.message)
     try:
         pending = service.stop(config.stop_grace_s)

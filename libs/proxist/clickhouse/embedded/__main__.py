@@ -12,9 +12,8 @@ from pathlib import Path
 from proxist.clickhouse.embedded.engine import Engine
 from proxist.clickhouse.embedded.server import EmbeddedServer
 from proxist.errors import OperatorError
+from proxist.rpc.status import exit_code
 
-EXIT_OPERATOR = 2
-"""Somebody must change a setting: the port is taken, the directory is locked."""
 DRAIN_TIMEOUT_S = 10.0
 
 
@@ -35,8 +34,8 @@ def main(argv: list[str] | None = None) -> int:
                 print("clickhouse: statements still run after the drain; leaving", file=sys.stderr, flush=True)
                 os._exit(0)
     except OperatorError as error:
-        print(f"clickhouse: {error.message}", file=sys.stderr, flush=True)
-        return EXIT_OPERATOR
+        print(f"error {args.name}: {error.message}", file=sys.stderr, flush=True)
+        return exit_code(error)
     return 0
 
 
