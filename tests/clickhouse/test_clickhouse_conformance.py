@@ -7,7 +7,8 @@ from collections.abc import Callable, Iterator
 import pytest
 
 from proxist.testing.clickhouse import LocalClickHouse
-from proxist.testing.clickhouse_conformance import CHECKS, Store
+from proxist.testing.clickhouse_conformance import CHECKS
+from proxist.testing.clickhouse_store import Store
 
 
 @pytest.fixture(scope="module")

@@ -19,7 +19,7 @@ from proxist.errors import ConfigError, DeadlineExceeded, Unavailable
 from proxist.model.ids import ShardId, TableId
 from proxist.model.table import Table, parse_spec
 from proxist.testing.clickhouse import LocalClickHouse
-from proxist.testing.clickhouse_conformance import Store, count_of, rows_of
+from proxist.testing.clickhouse_store import Store, count_of, rows_of
 
 
 @pytest.fixture
