@@ -108,7 +108,12 @@ def _find_data() -> Path | None:
 def _left(threads_before: set[threading.Thread], children_before: set[int]) -> list[str]:
     clusters = {cluster.supervisor_pid for cluster in live_clusters()}
     children = [pid for pid in _children() if pid not in children_before | clusters]
-    threads = [thread for thread in threading.enumerate() if thread not in threads_before]
+    # A dummy stands for a thread of gRPC's that once ran Python; it is never taken off the list, and nobody's to join.
+    threads = [
+        thread
+        for thread in threading.enumerate()
+        if thread not in threads_before and not isinstance(thread, threading._DummyThread)
+    ]
     return [f"thread {thread.name}" for thread in threads] + [f"process {pid} ({_name(pid)})" for pid in children]
 
 

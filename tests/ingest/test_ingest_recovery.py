@@ -58,7 +58,7 @@ def test_acked_rows_survive_kill_9_exactly_once(tmp_path: Path, durability: str)
     owner = Owner(table(durability=durability, flush={"rows": 20}), tmp_path)
     owner.open()
     owner.close()
-    for round_ in range(3):
+    for round_ in range(2):
         run_and_kill(owner, acked, 60)
         owner.open()
         ids = owner.ids()
