@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import time
+
 from proxist.errors import NotOwner, Unavailable
 from proxist.etcd.catalog import Catalog
 from proxist.etcd.records import NodeRecord
@@ -10,8 +12,10 @@ from proxist.model.ids import Offset, ShardId
 from proxist_query.attached import Attached
 from proxist_query.remote import Remote
 
-OWNER_WAIT_S = 1.0
-"""How long an owner is waited for that the mirror has not shown yet, or that is just being replaced."""
+OWNER_WAIT_S = 2.0
+"""How long an owner is waited for that the mirror has not shown yet, or that is just being replaced: a restart is about
+as long, a start with many rows to replay is longer and a typed error."""
+RETRY_S_MIN = 0.01
 
 
 class Hot:
@@ -58,12 +62,17 @@ class Hot:
         min_end: Offset | None,
         wait_ns: int,
     ) -> HotPart:
-        """One read; once more where the owner changed under it."""
-        try:
-            return self._run(hot_path, shard, op, probes, min_end, wait_ns)
-        except NotOwner:
-            self._attached.drop(shard)
-            return self._run(hot_path, shard, op, probes, min_end, wait_ns)
+        """One read; again, for a moment, where the owner is changing: the new one is known before it answers."""
+        deadline, pause_s = time.monotonic() + OWNER_WAIT_S, RETRY_S_MIN
+        while True:
+            try:
+                return self._run(hot_path, shard, op, probes, min_end, wait_ns)
+            except NotOwner:
+                self._attached.drop(shard)
+                if time.monotonic() + pause_s > deadline:
+                    raise
+            time.sleep(pause_s)
+            pause_s *= 2
 
     def _run(
         self, hot_path: str, shard: ShardId, op: HotOp, probes: Probes | None, min_end: Offset | None, wait_ns: int
