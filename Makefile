@@ -44,8 +44,8 @@ protos: $(INSTALLED) ## Regenerate libs/proxist/pb from protos/
 
 # A virtual environment that was begun and not finished has no pip, and is made again.
 $(INSTALLED): pyproject.toml constraints.txt
-	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
-		{ echo "$$($(PYTHON) --version 2>&1) is too old: Proxist needs Python 3.11 or newer. Name one: make PYTHON=python3.12 …"; exit 1; }
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null || \
+		{ echo "$(PYTHON) is missing or older than 3.11, which Proxist needs. Name another: make PYTHON=python3.12 …"; exit 1; }
 	@$(BIN)/python -m pip --version >/dev/null 2>&1 || { \
 		rm -rf $(VENV) && $(PYTHON) -m venv $(VENV) >/dev/null 2>&1 || { \
 		rm -rf $(VENV) && $(PYTHON) -m virtualenv -q $(VENV) >/dev/null 2>&1 || \
