@@ -7,8 +7,6 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
-import grpc
-
 from proxist.errors import DeadlineExceeded
 from proxist.pb import controlplane_pb2 as pb
 from proxist.pb import controlplane_pb2_grpc as pb_grpc
@@ -29,8 +27,16 @@ class ControlPlane:
 
     def call(self, method: str, request: Any) -> Any:
         """Raises DeadlineExceeded where nobody listens, or no answer comes, within the time that is left."""
-        self._wait_ready()
-        return getattr(self._stub, method)(request, timeout=self.left_s)
+        try:
+            # wait_for_ready: a control plane that is just starting is waited for, not refused.
+            return getattr(self._stub, method)(request, timeout=self.left_s, wait_for_ready=True)
+        except DeadlineExceeded as error:
+            if not error.message.startswith(self._address):
+                raise  # the control plane's own: it says what it waited for
+            raise DeadlineExceeded(
+                f"The control plane at {self._address} did not answer within {self._timeout_s:g} s. Is it running? "
+                "Pass its address with --controlplane HOST:PORT or PROXIST_CONTROLPLANE, or wait longer with --timeout."
+            ) from None
 
     @property
     def left_s(self) -> float:
@@ -38,18 +44,6 @@ class ControlPlane:
 
     def close(self) -> None:
         self._channel.close()
-
-    def _wait_ready(self) -> None:
-        ready = grpc.channel_ready_future(self._channel)
-        try:
-            ready.result(timeout=self.left_s)
-        except grpc.FutureTimeoutError:
-            raise DeadlineExceeded(
-                f"No control plane answers at {self._address} within {self._timeout_s:g} s. Is it running? "
-                "Pass its address with --controlplane HOST:PORT or PROXIST_CONTROLPLANE, or wait longer with --timeout."
-            ) from None
-        finally:
-            ready.cancel()
 
 
 @contextmanager
