@@ -11,7 +11,7 @@ from typing import Any
 import pyarrow as pa
 
 from proxist.client.wire import Wire
-from proxist.errors import InternalError, ProxistError, Unavailable
+from proxist.errors import InternalError, ProxistError, Unavailable, from_json
 from proxist.rpc.status import from_flight
 
 _CLOSE_S_MAX = 5.0
@@ -80,13 +80,20 @@ class PutStream:
                 self._take(json.loads(buffer.to_pybytes()))
         except (pa.ArrowException, ValueError, IndexError) as ended:
             error = from_flight(ended, self._uri)
+        except ProxistError as refused:
+            error = refused
         error = self._close(error)
         if error is None and not self._finishing:
             error = Unavailable(f"{self._uri} ended the stream.")
         self._on_end(self, error)
 
     def _take(self, ack: dict[str, Any]) -> None:
-        """A first ack is for the oldest part; one with `of` tells that an earlier batch climbed, and counts no part."""
+        """A first ack is for the oldest part; one with `of` tells that an earlier batch climbed, and counts no part.
+
+        Raises what the server refused the oldest part with, where it says so before it ends the stream.
+        """
+        if "error" in ack:
+            raise from_json(ack["error"])
         if "of" not in ack:
             self._on_ack(self._unacked.popleft(), ack)
 
