@@ -124,6 +124,15 @@ def test_a_failed_start_is_one_line_and_an_exit_code(run: Callable[..., Running]
     assert stderr == "error ingest-0: The log is damaged at byte 17. Run `proxist repair`.\n"
 
 
+def test_a_signal_ends_a_start_that_waits(run: Callable[..., Running], tmp_path: Path) -> None:
+    (tmp_path / "data").mkdir()
+    (tmp_path / "data" / "wait").touch()
+    service = run()
+    _until(lambda: (tmp_path / "data" / "waiting").exists())
+    code, stderr = service.end(signal.SIGTERM)
+    assert (code, stderr) == (0, "")
+
+
 @pytest.mark.parametrize("door", ["flight", "grpc", "http"])
 def test_a_taken_port_names_port_and_setting(run: Callable[..., Running], door: str) -> None:
     fields = run().ready()

@@ -40,7 +40,8 @@ log = structlog.get_logger("proxist.service")
 
 
 class Service(Protocol):
-    """What `build` returns. It has done nothing yet that needs stopping."""
+    """What `build` returns. It has done nothing yet that needs stopping. A start that waits, for etcd say, looks at
+    `Lifeline.ended` and raises where that is set."""
 
     def start(self) -> Mapping[str, str]:
         """Ready on return; the endpoints for the ready line (`flight`, `flight_unix`, `grpc`, `http`, `attach`).
@@ -107,6 +108,8 @@ def run(role: str, config: C, build: Callable[[C, Lifeline], Service]) -> NoRetu
         service = build(config, lifeline)
         endpoints = service.start()
     except Exception as error:
+        if lifeline.ended.is_set() and lifeline.error is None:  # told to stop while it waited for something
+            end(config.name, None)
         end(config.name, to_proxist(error))
     print(_ready_line(role, config.name, endpoints), flush=True)
     log.info("ready", insecure=config.insecure, **endpoints)

@@ -12,7 +12,7 @@ from pathlib import Path
 import pyarrow as pa
 
 from proxist.config import ServiceConfig
-from proxist.errors import LogCorrupt
+from proxist.errors import LogCorrupt, Unavailable
 from proxist.rpc import service
 from proxist.rpc.flight_server import BatchStream, Call, FlightDoor, FlightHandler
 from proxist.rpc.grpc_server import GrpcDoor
@@ -30,6 +30,10 @@ class Fake(FlightHandler):
         config = self._config
         if (config.data_dir / "corrupt").exists():
             raise LogCorrupt("The log is damaged at byte 17. Run `proxist repair`.")
+        if (config.data_dir / "wait").exists():
+            (config.data_dir / "waiting").touch()
+            self._lifeline.ended.wait()
+            raise Unavailable("Stopped while waiting for etcd.")
         self.http = HttpDoor(config.host, config.http_port, lambda: {"state": "ready", "name": config.name})
         self.http.start()
         self.grpc = GrpcDoor([], config.host, config.grpc_port)
