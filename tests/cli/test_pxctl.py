@@ -54,7 +54,7 @@ class FakeControlPlane(pb_grpc.ControlPlaneServiceServicer):
 
 
 def _method(name: str) -> Callable[..., Any]:
-    def answer(self: FakeControlPlane, request: Any, context: Any) -> Any:  # noqa: ARG001 (gRPC's shape)
+    def answer(self: FakeControlPlane, request: Any, context: Any) -> Any:
         self.asked[name] = request
         found = self.answers[name]
         if isinstance(found, threading.Event):
@@ -72,8 +72,8 @@ for _name in FakeControlPlane().answers:
 
 
 @pytest.fixture
-def plane() -> Iterator[FakeControlPlane]:
-    yield FakeControlPlane()
+def plane() -> FakeControlPlane:
+    return FakeControlPlane()
 
 
 @pytest.fixture
