@@ -94,6 +94,26 @@ def test_a_signal_stops_it_in_order_with_exit_code_0(run: Callable[..., Running]
     assert "Traceback" not in stderr
 
 
+def test_a_signal_at_any_moment_of_the_wait_is_heard() -> None:
+    """A handler that took the lock of the event on which the main thread waits would stop for ever."""
+    program = """
+        import os, signal, threading
+        from proxist.rpc import service
+        lifeline = service.Lifeline()
+        service._stop_on_signals(lifeline)
+        def pelt():
+            for _ in range(500):
+                os.kill(os.getpid(), signal.SIGTERM)
+        pelting = threading.Thread(target=pelt)
+        pelting.start()
+        while pelting.is_alive():
+            lifeline.ended.wait(0.0001)
+        lifeline.ended.wait()
+    """
+    for _ in range(5):
+        subprocess.run([sys.executable, "-c", textwrap.dedent(program)], check=True, timeout=T)
+
+
 def test_an_unread_stream_does_not_hold_the_process(run: Callable[..., Running]) -> None:
     service = run()
     peer = FlightPeer(service.ready()["flight"])

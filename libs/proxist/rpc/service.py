@@ -18,6 +18,7 @@ process with the exit code of `proxist.rpc.status`.
 from __future__ import annotations
 
 import os
+import queue
 import signal
 import sys
 import threading
@@ -98,12 +99,7 @@ def main(
 def run(role: str, config: C, build: Callable[[C, Lifeline], Service]) -> NoReturn:
     """`main` for settings that are already there."""
     lifeline = Lifeline()
-
-    def on_signal(_number: int, _frame: FrameType | None) -> None:
-        lifeline.stop()
-
-    signal.signal(signal.SIGTERM, on_signal)
-    signal.signal(signal.SIGINT, on_signal)
+    _stop_on_signals(lifeline)
     try:
         service = build(config, lifeline)
         endpoints = service.start()
@@ -124,6 +120,26 @@ def run(role: str, config: C, build: Callable[[C, Lifeline], Service]) -> NoRetu
     if pending:
         log.warning("stopped with calls open", pending=pending)
     end(config.name, lifeline.error)
+
+
+def _stop_on_signals(lifeline: Lifeline) -> None:
+    """SIGTERM and SIGINT become `lifeline.stop()`, called by a thread that lives as long as the process.
+
+    Not by the handlers: they run on the main thread between any two of its instructions, also while it holds the lock
+    inside `ended.wait()`, which `ended.set()` takes. `SimpleQueue.put` is made for that place.
+    """
+    came: queue.SimpleQueue[int] = queue.SimpleQueue()
+
+    def on_signal(number: int, _frame: FrameType | None) -> None:
+        came.put(number)
+
+    def follow() -> None:
+        came.get()
+        lifeline.stop()
+
+    threading.Thread(target=follow, name="signals", daemon=True).start()
+    signal.signal(signal.SIGTERM, on_signal)
+    signal.signal(signal.SIGINT, on_signal)
 
 
 def end(name: str, error: ProxistError | None) -> NoReturn:
