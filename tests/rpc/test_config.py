@@ -49,7 +49,7 @@ def test_a_switch_needs_no_value() -> None:
 def test_endpoints_are_a_list_and_sockets_are_in_the_run_dir() -> None:
     got = load([*NAME, "--etcd", "a:1, b:2", "--run-dir", "/run/p"])
     assert got.etcd_endpoints == ["a:1", "b:2"]
-    assert got.flight_socket == Path("/run/p/ingest-0.sock")
+    assert got.flight_socket == Path("/run/p/ingest-0.flight")
     assert got.attach_socket == Path("/run/p/ingest-0.attach")
 
 
@@ -140,6 +140,17 @@ def test_a_run_dir_is_private(tmp_path: Path) -> None:
     made = prepare_run_dir(tmp_path, tmp_path / "run")
     assert stat.S_IMODE(made.stat().st_mode) == 0o700
     assert prepare_run_dir(tmp_path, tmp_path / "run") == made
+
+
+def test_every_level_that_is_made_is_private(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A service that starts alone makes the same default directory as `proxist up`."""
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    monkeypatch.setattr(config, "_TEMP_BYTES_MAX", 1_000)
+    alone = prepare_run_dir(tmp_path, load([*NAME, "--data-dir", str(tmp_path)]).run_dir)
+    assert alone == prepare_run_dir(tmp_path)
+    assert stat.S_IMODE(alone.parent.stat().st_mode) == 0o700
+    deep = prepare_run_dir(tmp_path, tmp_path / "a" / "b")
+    assert stat.S_IMODE(deep.parent.stat().st_mode) == 0o700
 
 
 def test_a_run_dir_that_others_may_enter_is_refused(tmp_path: Path) -> None:

@@ -16,10 +16,13 @@ def prepare_run_dir(data_dir: Path, run_dir: Path | None = None) -> Path:
     Raises ConfigError where it belongs to another user or others may enter: the right to attach is the right to
     reach its sockets.
     """
-    path = default_run_dir(data_dir) if run_dir is None else run_dir
-    parents = [path] if run_dir is not None else [path.parent, path]
-    for directory in parents:
-        directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+    default = default_run_dir(data_dir)
+    path = default if run_dir is None else run_dir
+    for ancestor in reversed(path.parents):
+        if not ancestor.exists():
+            ancestor.mkdir(mode=0o700, exist_ok=True)
+    path.mkdir(mode=0o700, exist_ok=True)
+    for directory in [path.parent, path] if path == default else [path]:
         found = directory.lstat()
         if not stat.S_ISDIR(found.st_mode) or found.st_uid != os.getuid() or stat.S_IMODE(found.st_mode) & 0o077:
             raise ConfigError(

@@ -94,7 +94,7 @@ class QueryNode:
 
     def _start(self) -> Mapping[str, str]:
         config = self._config
-        run_dir = prepare_run_dir(config.data_dir, config.run_dir)
+        prepare_run_dir(config.data_dir, config.run_dir)
         self._client = self._closing(EtcdClient(config.etcd_endpoints))
         self._catalog = self._closing(Catalog.start(self._client))
         self._clickhouse = self._closing(ClickHouse(config.clickhouse))
@@ -110,7 +110,7 @@ class QueryNode:
         engine.query("SELECT 1")
         door = QueryDoor(runner, self._catalog, actions, self.check_serving)
         servicer = QueryServicer(runner, self._catalog, self.name, lambda: self.state, self.check_serving)
-        self._flight = self._opened(FlightDoor(door, config.host, config.flight_port, run_dir / f"{self.name}.flight"))
+        self._flight = self._opened(FlightDoor(door, config.host, config.flight_port, config.flight_socket))
         service = GrpcService(SERVICE_NAME, pb_grpc.add_QueryServiceServicer_to_server, servicer)
         self._grpc = self._opened(GrpcDoor([service], config.host, config.grpc_port))
         self._http = self._opened(HttpDoor(config.host, config.http_port, self.health, registry=metrics.registry))
