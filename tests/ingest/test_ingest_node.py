@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import threading
+import time
 import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
@@ -22,6 +23,7 @@ from proxist.errors import (
     InvalidBatch,
     NotFound,
     NotOwner,
+    Overloaded,
     Paused,
     PortTaken,
     ProducerConflict,
@@ -83,10 +85,10 @@ def scan(peer: FlightPeer, table: str = "trades") -> list[int]:
 
 
 def end(stream: PutStream) -> None:
-    """Read what is left and close: raises the error that the stream ended with."""
+    """Send no more and read what is left: raises the error that the stream ended with."""
+    stream.done_writing()
     while (ack := stream.read_ack()) is not None:
         assert "error" in ack
-    stream.done_writing()
     stream.close()
 
 
@@ -166,6 +168,26 @@ def test_what_was_acked_before_a_refused_batch_stays_acked(node: Node) -> None:
     with pytest.raises(ProducerGap):
         end(stream)
     assert scan(node.peer) == list(range(6))
+
+
+def test_a_batch_that_finds_no_room_is_refused_with_a_hint_while_the_client_waits(
+    tmp_path: Path, etcd: LocalEtcd, client: EtcdClient
+) -> None:
+    create_table(client, {**TRADES, "hot_bytes": "1MiB"}, ["ingest-0"])
+    with Node(tmp_path, etcd.address) as node:
+        stream = node.peer.do_put(["trades"], rows(0).schema, timeout_s=WAIT_S)
+        acked, number, ack = 0, 0, None
+        while ack is None or "error" not in ack:
+            stream.write(rows(500, first=500 * number), {"producer": "p", "seq": number})
+            ack = stream.read_ack()
+            assert ack is not None
+            acked += ack.get("rows", 0)
+            number += 1
+        assert ack["error"]["code"] == "OVERLOADED"
+        assert ack["error"]["retry_after_s"] > 0
+        with pytest.raises(Overloaded):
+            end(stream)
+        assert scan(node.peer) == list(range(acked))
 
 
 def test_an_unknown_table_is_refused_by_name(node: Node) -> None:
@@ -407,8 +429,10 @@ def test_a_table_that_appears_is_served_and_one_that_is_dropped_is_released(
         assert files.is_dir()
         client.delete("/proxist/v1/tables/default/trades")
         client.delete("/proxist/v1/shards/1")
-    with Node(tmp_path, etcd.address):
-        assert not files.exists(), "files of a dropped table are deleted"
+        deadline = time.monotonic() + WAIT_S
+        while files.exists():
+            assert time.monotonic() < deadline, "files of a dropped table are deleted"
+            threading.Event().wait(0.02)
 
 
 def test_a_directory_has_one_node(node: Node, tmp_path: Path, etcd: LocalEtcd) -> None:

@@ -14,6 +14,7 @@ from proxist.model.ids import ShardId
 from proxist_ingest.opening import Opener, OpenShard
 from proxist_ingest.shard import Shard
 
+OPENING_WAIT_S = 2.0
 PERIOD_S = 1.0
 """How soon a shard that could not be opened for a passing reason is tried again."""
 
@@ -21,7 +22,7 @@ log = structlog.get_logger("proxist.ingest.keeper")
 
 
 class Keeper:
-    """One thread; `_lock` guards `_open`. Reads of the set are lock-free."""
+    """One thread; `_lock` guards `_open` and `_opening`. Reads of open shards are lock-free."""
 
     def __init__(self, opener: Opener, catalog: Catalog, on_fatal: Callable[[ProxistError], None]) -> None:
         """`on_fatal`: a shard cannot be opened and never will be by trying again (its log lost rows)."""
@@ -29,7 +30,9 @@ class Keeper:
         self._catalog = catalog
         self._on_fatal = on_fatal
         self._lock = threading.Lock()
+        self._moved = threading.Condition(self._lock)
         self._open: dict[ShardId, OpenShard] = {}
+        self._opening: ShardId | None = None
         self._refused: dict[ShardId, str] = {}
         self._stop = threading.Event()
         self._wake = threading.Event()
@@ -56,8 +59,16 @@ class Keeper:
             self._thread.join()
 
     def get(self, shard: ShardId) -> Shard | None:
-        """The open shard, if this node owns it."""
+        """The open shard, if this node owns it.
+
+        One that is being opened is waited for, OPENING_WAIT_S at most: etcd names this node as its owner a moment before
+        the opening is done here, and who learned it from there may come that early.
+        """
         opened = self._open.get(shard)
+        if opened is None and self._opening == shard:
+            with self._lock:
+                self._moved.wait_for(lambda: self._opening != shard, OPENING_WAIT_S)
+                opened = self._open.get(shard)
         return None if opened is None else opened.shard
 
     def shards(self) -> list[Shard]:
@@ -100,6 +111,7 @@ class Keeper:
                 return False
             if shard_id not in self._open:
                 self._add(shard_id, record)
+        self._opener.delete_orphans()
         return True
 
     def _wanted(self) -> dict[ShardId, TableRecord]:
@@ -119,6 +131,7 @@ class Keeper:
         return table if table.table.id == record.table_id else None
 
     def _add(self, shard_id: ShardId, record: TableRecord) -> None:
+        self._opening = shard_id
         try:
             opened = self._opener.open(record.table, shard_id)
         except ConfigError as error:
@@ -129,13 +142,17 @@ class Keeper:
             return
         except NotFound:
             return  # dropped meanwhile
-        self._set({**self._open, shard_id: opened})
+        else:
+            self._set({**self._open, shard_id: opened})
+        finally:
+            with self._lock:
+                self._opening = None
+                self._moved.notify_all()
 
     def _remove(self, shard_id: ShardId, opened: OpenShard) -> None:
         rest = {key: value for key, value in self._open.items() if key != shard_id}
         self._set(rest)  # first, so that nobody finds it any more
         self._opener.release(opened, "was dropped or moved")
-        self._opener.delete_orphans()
 
     def _set(self, shards: dict[ShardId, OpenShard]) -> None:
         with self._lock:

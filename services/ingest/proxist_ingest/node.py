@@ -60,9 +60,10 @@ class IngestNode:
         self._lease = NodeLease()
         self._fence_lock = threading.Lock()  # guards _fenced
         self._fenced = False
+        self._opening = False
+        """Whether shards may have been taken under the lease."""
         self._peers: dict[str, FlightPeer] = {}
         self._peers_lock = threading.Lock()  # guards _peers
-        self._started: list[tuple[str, Any]] = []
         self._host_id = this_host_id()
 
     # ---- life ------------------------------------------------------------------------------------------------------
@@ -97,7 +98,7 @@ class IngestNode:
         self._keeper = Keeper(self._opener, self._catalog, self._fence)
         self._actions = ClusterActions(self._catalog, self.name)
         handler = IngestDoor(self, self._catalog, self, self._actions)
-        self._flight = FlightDoor(handler, config.host, config.flight_port, run_dir / f"{self.name}.flight")
+        self._flight = FlightDoor(handler, config.host, config.flight_port, config.flight_socket)
         servicer = IngestServicer(self, self._catalog)
         self._grpc = GrpcDoor(
             [GrpcService(SERVICE_NAME, pb_grpc.add_IngestServiceServicer_to_server, servicer)],
@@ -105,7 +106,7 @@ class IngestNode:
             config.grpc_port,
         )
         self._http = HttpDoor(config.host, config.http_port, self.health, registry=metrics.registry(self.open_shards))
-        self._attach = AttachDoor(run_dir / f"{self.name}.attach", self._provide)
+        self._attach = AttachDoor(config.attach_socket, self._provide)
         self._grpc.start()
         self._http.start()
         self._join_cluster()
@@ -121,9 +122,8 @@ class IngestNode:
         if self.state != "fenced":
             self.state = "stopping"
         pending: list[str] = []
-        for part in ("_flight",):
-            if hasattr(self, part):
-                getattr(self, part).begin_stop()
+        if hasattr(self, "_flight"):
+            self._flight.begin_stop()
         if hasattr(self, "_keeper"):
             self._keeper.stop()
             self._keeper.close_shards()
@@ -158,7 +158,7 @@ class IngestNode:
         return self._catalog.mirror.synced and self._catalog.node(self.name) is not None
 
     def _open_shards(self) -> None:
-        self._opener.delete_orphans()
+        self._opening = True
         self._keeper.start()
         self._wait("the shards", self._keeper.wait_first_pass)
 
@@ -213,7 +213,7 @@ class IngestNode:
             shard.set_lease_until(valid_until_ns)
 
     def _lost(self, reason: str) -> None:
-        if self.state == "starting" and not self.open_shards():
+        if not self._opening:
             self._lease.valid_until_ns = 0
             return  # nothing was owned under it; the session takes the next one
         self._fence(

@@ -97,19 +97,23 @@ class Opener:
             seal_shard(self.client, opened.record, end=end, lease=self.lease_id())
         log.info("shard released", shard=opened.shard.id, table=opened.shard.table.name, end=end, why=why)
 
+    def orphans(self) -> list[ShardId]:
+        """Shards with files here that the catalog does not know."""
+        known = {record.shard for record in self.catalog.shards()}
+        return [shard for shard in list_shards(self.data_dir) if shard not in known]
+
     def delete_orphans(self) -> None:
         """Delete the files of shards whose tables were dropped, here or while this node was away.
 
         Ids are never reused and etcd counts them: a shard that etcd has given out and no longer knows was dropped. One
         above its counter belongs to another (or an older) etcd and is kept.
         """
-        counter = self.client.get(layout.LAST_SHARD_ID)
-        given_out = int(counter.value) if counter is not None else 0
-        for shard in list_shards(self.data_dir):
+        for shard in self.orphans():
+            counter = self.client.get(layout.LAST_SHARD_ID)
             if self.client.get(layout.shard_key(shard)) is not None:
-                continue
-            if shard > given_out:
-                log.warning("files of a shard that etcd never knew are kept", shard=shard)
+                continue  # the catalog is behind
+            if counter is None or shard > int(counter.value):
+                log.debug("files of a shard that etcd never knew are kept", shard=shard)
                 continue
             delete_logs(self.data_dir, shard)
             log.info("files of a dropped table are deleted", shard=shard)

@@ -8,11 +8,11 @@ import pyarrow as pa
 
 from proxist.errors import BatchTooLarge, Overloaded
 from proxist.hot.writer import HotSet
-from proxist.model.ids import Offset, ShardId, TimeNs
+from proxist.model.ids import Offset, ShardId
 from proxist.model.table import Table
 
-EVICTION_STEPS = 16
-"""Room is made a sixteenth of the resident rows at a time: one step stays short, and the next batches find room."""
+ROOM_ROWS = 131_072
+"""Room is made by so many rows at a time: a few ms of the writer's time, and the next batches find some left."""
 RETRY_AFTER_S = 0.5
 """A few of the persister's batches: by then persisted has moved, or the sink is down and the hint is as good as any."""
 
@@ -30,7 +30,7 @@ class Residency:
         row_count = sum(batch.num_rows for batch in batches)
         while not self._hot.has_room(*batches):
             marks = self._hot.marks()
-            step = max(row_count, (marks.end - marks.floor) // EVICTION_STEPS, 1)
+            step = max(row_count, ROOM_ROWS)
             reached = self._hot.evict(Offset(min(marks.persisted, marks.floor + step)))
             if reached <= marks.floor:  # everything above is not persisted, or a reader holds it
                 return False
@@ -55,26 +55,13 @@ class Residency:
     def age_out(self, now_ns: int) -> bool:
         """Evict rows that arrived longer than `hot_window` before `now_ns` (wall clock), a step of them; True: call
         again, there are more."""
-        floor = self._hot.marks().floor
-        due = self._hot.floor_due(now_ns)
-        if due <= floor:
-            return False
-        return floor < self._hot.evict_step(due) < due
+        return self.step_to(self._hot.floor_due(now_ns))
 
-    def move_floor(self, floor: Offset) -> None:
-        """The floor becomes `floor`, or persisted where that is lower; it never moves back."""
-        marks = self._hot.marks()
-        target = Offset(min(floor, marks.persisted))
-        if target > marks.floor:
-            self._hot.evict(target)
-
-    def move_floor_before(self, time_ns: TimeNs) -> None:
-        """To the largest floor below which every row is earlier than `time_ns`."""
-        self.move_floor(self._hot.floor_before_time(time_ns))
-
-    def keep_rows(self, row_count: int) -> None:
-        """So that the newest `row_count` rows stay."""
-        self.move_floor(self._hot.floor_keeping(row_count))
+    def step_to(self, floor: Offset) -> bool:
+        """Move the floor one short step towards `floor`; True: call again, it is not there and can go on."""
+        before = self._hot.marks().floor
+        target = min(floor, self._hot.marks().persisted)
+        return before < self._hot.evict_step(Offset(target)) < target if target > before else False
 
 
 def concat(batches: Sequence[pa.RecordBatch]) -> pa.RecordBatch:

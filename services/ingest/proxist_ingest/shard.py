@@ -187,18 +187,16 @@ class Shard:
         self._on_writer(lambda: self._committer.set_persisted(persisted))
 
     def evict(self, to: EvictTo) -> Marks:
-        """Move the floor, never above persisted; the marks afterwards."""
+        """Move the floor, never above persisted; the marks afterwards. Writing goes on meanwhile."""
 
-        def move() -> None:
-            residency = self._committer.residency
+        def target() -> Offset:
             if to.before_ns is not None:
-                residency.move_floor_before(to.before_ns)
-            elif to.rows is not None:
-                residency.keep_rows(to.rows)
-            else:
-                residency.move_floor(self._hot.marks().persisted)
+                return self._hot.floor_before_time(to.before_ns)
+            return self._hot.marks().persisted if to.rows is None else self._hot.floor_keeping(to.rows)
 
-        self._on_writer(move)
+        floor = self._on_writer(target)
+        while self._on_writer(lambda: self._committer.residency.step_to(floor)):
+            pass  # a step per command, so that batches get their turn in between
         return self.marks()
 
     def wait_persisted(self, end: Offset, timeout_s: float) -> bool:
