@@ -65,7 +65,14 @@ def test_status_shows_nodes_with_current_pids_and_shards_with_lag(cluster: Local
     assert {"table", "shard", "epoch", "floor", "persisted", "end"} <= set(marks[0])
     assert len(pxctl(cluster, "shards")) == 4
     text = subprocess.run(
-        [sys.executable, "-m", "proxist.cli.pxctl", "--controlplane", cluster.endpoints["controlplane"]["grpc"], "status"],
+        [
+            sys.executable,
+            "-m",
+            "proxist.cli.pxctl",
+            "--controlplane",
+            cluster.endpoints["controlplane"]["grpc"],
+            "status",
+        ],
         capture_output=True,
         text=True,
         timeout=60,
