@@ -57,6 +57,18 @@ def test_every_format_gives_the_same_rows_in_the_same_batches(
     assert pa.Table.from_batches(batches).equals(table.cast(TABLE.schema))
 
 
+def test_wide_rows_make_smaller_batches_the_same_way_every_time(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(columnar, "ROWS_MAX", 512)
+    monkeypatch.setattr(columnar, "BYTES_MAX", 100 * (2 + 4 + 3 * 8))
+    sizes = []
+    for name in ("a.csv", "a.parquet", "a.arrow"):
+        feed = open_feed(save(rows(1_000), tmp_path / name), None, None, "trades", describe)
+        sizes.append([batch.rows.num_rows for batch in feed.batches()])
+    assert sizes[0] == sizes[1] == sizes[2] == [100] * 5 + [12] + [100] * 4 + [88]
+
+
 def test_csv_times_are_nanoseconds_or_text(tmp_path: Path) -> None:
     path = tmp_path / "a.csv"
     path.write_text("price,trade_id,symbol,ts\n1.5,1,A,1723161600123456789\n2,2,B,1723161600123456790\n")

@@ -253,6 +253,8 @@ class FakeNode(FlightHandler):
             self._cluster.created = True
         elif told.get("table") != "trades":
             raise NotFound(f"Table {told.get('table')!r} is not there.")
+        elif name == "drop_table":
+            self._cluster.created = False
         return [b"{}"]
 
 

@@ -150,6 +150,10 @@ def test_batches_do_not_depend_on_how_the_rows_were_chunked() -> None:
     chunked = pa.concat_tables([table.slice(0, 7), table.slice(7, 50), table.slice(57)])
     assert list(to_batches(chunked, 30)) == list(to_batches(table, 30))
     assert [batch.num_rows for batch in to_batches(table, 30)] == [30, 30, 30, 10]
+    row_bytes = 2 + 4 + 3 * 8
+    assert [batch.num_rows for batch in to_batches(table, 100, 50 * row_bytes)] == [50, 50]
+    assert list(to_batches(chunked, 100, 30 * row_bytes)) == list(to_batches(table, 100, 30 * row_bytes))
+    assert [batch.num_rows for batch in to_batches(table, 100, 1)] == [1] * 100
 
 
 @given(st.lists(st.one_of(st.text(max_size=4), st.none()), max_size=60), st.integers(1, 7))

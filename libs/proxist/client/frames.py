@@ -162,12 +162,31 @@ _FAMILIES = (
 )
 
 
-def to_batches(table: pa.Table, rows_max: int) -> Iterator[pa.RecordBatch]:
-    """Batches of `rows_max` rows, the last one shorter, whatever the chunks of `table`: the same rows give the same
-    batches, so that a producer that sends a table again sends the same numbers with the same content.
+def to_batches(table: pa.Table, rows_max: int, bytes_max: int | None = None) -> Iterator[pa.RecordBatch]:
+    """Batches of `rows_max` rows (fewer where they would pass about `bytes_max`), the last one shorter.
+
+    The chunks of `table` do not matter: the same rows give the same batches, so that a producer that sends a table again
+    sends the same numbers with the same content.
     """
-    for first in range(0, table.num_rows, rows_max):
-        yield _one_batch(table.slice(first, rows_max))
+    step = rows_max
+    if bytes_max is not None and table.num_rows:
+        step = max(1, min(rows_max, bytes_max * table.num_rows // max(1, _value_bytes(table))))
+    for first in range(0, table.num_rows, step):
+        yield _one_batch(table.slice(first, step))
+
+
+def _value_bytes(table: pa.Table) -> int:
+    """Bytes of all values, from the values alone: `nbytes` also depends on chunks and on bitmaps that say nothing."""
+    return sum(_column_bytes(column) for column in table.columns)
+
+
+def _column_bytes(column: pa.ChunkedArray) -> int:
+    if pa.types.is_list(column.type):
+        items = pc.sum(pc.list_value_length(column)).as_py() or 0
+        return int(items * column.type.value_type.bit_width // 8 + 4 * len(column))
+    if pa.types.is_string(column.type) or pa.types.is_binary(column.type):
+        return int((pc.sum(pc.binary_length(column)).as_py() or 0) + 4 * len(column))
+    return int(len(column) * column.type.bit_width // 8)
 
 
 def _one_batch(table: pa.Table) -> pa.RecordBatch:

@@ -16,6 +16,7 @@ from proxist.errors import InvalidArgument, ProxistError
 from proxist.model.table import DURABILITY_LEVELS
 
 BATCH_ROWS = 65_536
+BATCH_BYTES = 16 << 20
 WINDOW_BATCHES = 64
 RETRY_S = 60.0
 
@@ -83,14 +84,15 @@ class Writer:
         """The error that ended this writer, None while it works."""
         return self._delivery.failed
 
-    def send(self, rows: Any, *, batch_rows: int = BATCH_ROWS) -> Sent:
-        """Send rows (Arrow, polars, pandas, a dict of columns, a list of dicts); returns before they are acked.
+    def send(self, rows: Any, *, batch_rows: int = BATCH_ROWS, batch_bytes: int | None = BATCH_BYTES) -> Sent:
+        """Send rows (Arrow, polars, pandas, a dict of columns, a list of dicts) in batches of `batch_rows` (fewer where
+        they would pass `batch_bytes`); returns before they are acked. Memory that the rows lie in must not change until then.
 
         No rows send no batch. Raises SchemaMismatch or InvalidBatch before anything is sent where columns are missing,
         extra or mistyped, or a null stands where none may.
         """
         table = conform(to_table(rows, self._spec.schema), self._spec, cast=is_frame(rows))
-        batches = list(to_batches(table, batch_rows))
+        batches = list(to_batches(table, batch_rows, batch_bytes))
         span = Span(expected=len(batches))
         for batch in batches:
             self._delivery.submit(batch, span)

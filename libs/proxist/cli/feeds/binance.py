@@ -26,6 +26,8 @@ from proxist.errors import InvalidArgument
 ROWS_MAX = 4096
 SPAN_NS_MAX = 10**9
 """A batch ends at 4,096 rows or one second of the feed, whichever is first: small enough to be played at 1x."""
+LEVELS_MAX = 1_000_000
+"""Or at this many book levels, 16 bytes each: a snapshot alone may have thousands."""
 _GZIP_MAGIC = b"\x1f\x8b"
 
 
@@ -131,6 +133,10 @@ class _Depth:
         self._last_ids.append(last_id)
         self.times.append(time_ns)
 
+    @property
+    def level_count(self) -> int:
+        return len(self._bids) + len(self._asks)
+
     def take(self) -> pa.RecordBatch:
         ids = (_uint64(self._first_ids), _uint64(self._last_ids))
         columns = [_strings(self._symbols), _times(self.times), *ids, *self._bids.arrays(), *self._asks.arrays()]
@@ -144,6 +150,9 @@ class _Levels:
     def __init__(self) -> None:
         self._flat: list[str] = []
         self._ends: list[int] = [0]
+
+    def __len__(self) -> int:
+        return self._ends[-1]
 
     def add(self, levels: list[list[str]]) -> None:
         self._flat.extend(chain.from_iterable(levels))
@@ -195,7 +204,8 @@ class _Parser:
 
     def _is_full(self, table: str) -> bool:
         times = self._gathered[table].times
-        return len(times) >= ROWS_MAX or times[-1] - times[0] >= SPAN_NS_MAX
+        full = len(times) >= ROWS_MAX or times[-1] - times[0] >= SPAN_NS_MAX
+        return full or (table == DEPTH.name and self._depth.level_count >= LEVELS_MAX)
 
     def _cut(self, table: str) -> FeedBatch:
         columns = self._gathered[table]

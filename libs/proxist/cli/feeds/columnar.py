@@ -15,6 +15,7 @@ from proxist.errors import InvalidArgument
 from proxist.model.table import TableSpec
 
 ROWS_MAX = 65_536
+BYTES_MAX = 16 << 20
 _CSV_BLOCK_BYTES = 8 << 20
 
 
@@ -52,17 +53,19 @@ class Columnar:
 
 
 def _regroup(pieces: Iterator[tuple[pa.Table, int]]) -> Iterator[tuple[pa.RecordBatch, int]]:
-    """Batches of ROWS_MAX rows, whatever blocks or row groups the reader made: a numbered batch must be repeatable."""
+    """Batches of ROWS_MAX rows (fewer where they would pass BYTES_MAX), whatever blocks or row groups the reader made: a
+    numbered batch must be repeatable.
+    """
     left: pa.Table | None = None
     position = 0
     for piece, position in pieces:
         rows = piece if left is None else pa.concat_tables([left, piece])
         whole = rows.num_rows // ROWS_MAX * ROWS_MAX
-        for batch in to_batches(rows.slice(0, whole), ROWS_MAX):
-            yield batch, position
+        for first in range(0, whole, ROWS_MAX):
+            yield from ((batch, position) for batch in to_batches(rows.slice(first, ROWS_MAX), ROWS_MAX, BYTES_MAX))
         left = rows.slice(whole)
     if left is not None and left.num_rows:
-        yield from ((batch, position) for batch in to_batches(left, ROWS_MAX))
+        yield from ((batch, position) for batch in to_batches(left, ROWS_MAX, BYTES_MAX))
 
 
 def _read_csv(path: Path, spec: TableSpec) -> Iterator[tuple[pa.Table, int]]:

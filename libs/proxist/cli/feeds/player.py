@@ -131,7 +131,7 @@ class _TableFeed:
         if self._seq <= self._last:
             return False
         # A batch of the feed is one numbered batch, whatever its size.
-        self._writer.send(batch.rows, batch_rows=max(batch.rows.num_rows, 1))
+        self._writer.send(batch.rows, batch_rows=max(batch.rows.num_rows, 1), batch_bytes=None)
         return True
 
     def __enter__(self) -> _TableFeed:
