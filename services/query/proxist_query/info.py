@@ -7,13 +7,13 @@ from dataclasses import dataclass
 import pyarrow as pa
 
 from proxist.errors import InvalidArgument, TransientError
-from proxist.hot.ops import HotScan
 from proxist.model.query import Asof, FirstBy, LastBy, Query, Scan
 from proxist.model.table import DEFAULT_TENANT, Table
 from proxist.seam.asof import AsofJoin
 from proxist.seam.columns import columns_of
 from proxist.seam.reader import shards_of
 from proxist_query.runner import Runner
+from proxist_query.sql import question
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,7 +60,7 @@ def _owner(runner: Runner, query: Query, tables: dict[str, tuple[str, ...] | Non
             table: Table = runner.catalog.table(DEFAULT_TENANT, name)
             for shard, share in shards_of(table, keys).items():
                 owners.add(runner.hot.owner(shard).flight)
-                whole = HotScan(share, (), limit=0)
+                whole = question(share, None)(None)
                 if len(owners) > 1 or runner.hot.via(query.hot_path).run(shard, whole, None, None, 0).cold:
                     return None
     except TransientError:

@@ -12,7 +12,7 @@ import pyarrow as pa
 from proxist.clickhouse import ClickHouse, table_name
 from proxist.errors import InvalidArgument, NotFound, ProxistError, TransientError, Unavailable
 from proxist.hot.ops import HotScan
-from proxist.model.ids import Offset
+from proxist.model.ids import Offset, TimeNs
 from proxist.model.receipt import Receipt
 from proxist.model.units import format_time_ns
 from proxist.seam import Answer, ReadRules, ShardReader
@@ -24,6 +24,7 @@ from proxist_query.relation import Relation
 
 HOT_PLAN, UNION_PLAN = "sql-hot", "sql-union"
 TAIL = "__px_tail_"
+BEFORE_ALL = TimeNs(-(2**63))
 EXPLAIN_SCHEMA = pa.schema(
     [
         pa.field("plan", pa.string()),
@@ -88,7 +89,7 @@ class SqlRun:
         """Asks the owners without rows. It also fixes each shard's end for the whole query."""
         for use in prepared.uses:
             for shard, keys in shards_of(use.table, use.bounds.keys).items():
-                read = self.reader.read(use.table, shard, _scan(use, keys, "floor", limit=0))
+                read = self.reader.read(use.table, shard, question(keys, use.bounds.from_ns))
                 if read is not None and read.part.cold and read.cold is not None:
                     return False
         return True
@@ -173,12 +174,15 @@ class SqlRun:
         return Answer(rows, receipt)
 
 
-def _scan(
-    use: TableUse, keys: tuple[str, ...] | None, seam: str, limit: int | None = None
-) -> Callable[[Offset | None], HotScan]:
+def _scan(use: TableUse, keys: tuple[str, ...] | None, seam: str) -> Callable[[Offset | None], HotScan]:
     bounds = use.bounds
-    columns = () if limit == 0 else use.columns
-    return lambda end: HotScan(keys, columns, bounds.from_ns, bounds.to_ns, limit, seam, end, ordered=limit is not None)
+    return lambda end: HotScan(keys, use.columns, bounds.from_ns, bounds.to_ns, None, seam, end, ordered=False)
+
+
+def question(keys: tuple[str, ...] | None, from_ns: TimeNs | None) -> Callable[[Offset | None], HotScan]:
+    """A scan of no rows, whose answer says whether RAM has all from `from_ns` on: what was evicted decides that, not
+    where the range ends."""
+    return lambda end: HotScan(keys, (), from_ns, BEFORE_ALL, None, "floor", end, ordered=False)
 
 
 def _needs_cold(relation: Relation) -> bool:
