@@ -46,12 +46,12 @@ def rows(count: int, first: int = 0, symbols: int = 5) -> pa.Table:
 class FakeCluster:
     """Nodes by name; slot i of the only table belongs to `owners[i % len(owners)]`."""
 
-    def __init__(self, owners: int, slots: int) -> None:
+    def __init__(self, owners: int, slots: int, queries: int = 1) -> None:
         spec = parse_spec({**SPEC, "shards": slots})
         self.table = Table(TableId(1), "default", spec, tuple(ShardId(100 + slot) for slot in range(slots)))
         self.created = True
         self.nodes = {f"ingest-{n}": FakeNode(self, f"ingest-{n}", "ingest") for n in range(owners)}
-        self.nodes["query-0"] = FakeNode(self, "query-0", "query")
+        self.nodes |= {f"query-{n}": FakeNode(self, f"query-{n}", "query") for n in range(queries)}
 
     def owner_of(self, slot: int) -> FakeNode:
         owners = [node for name, node in sorted(self.nodes.items()) if node.role == "ingest"]

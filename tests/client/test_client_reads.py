@@ -144,6 +144,22 @@ def test_reads_wait_for_a_query_node_that_restarts(one_owner: FakeCluster) -> No
         restart.join()
 
 
+def test_reads_go_on_at_another_query_node() -> None:
+    with FakeCluster(1, 1, queries=2).running() as cluster:
+        first, second = cluster.nodes["query-0"], cluster.nodes["query-1"]
+        for door in (first, cluster.nodes["ingest-0"]):
+            with proxist.connect(door.uri) as connection:
+                probes = rows(1).select(["symbol", "ts"])
+                connection.table("trades").asof(probes)
+                seen = len(first.queries)
+                first.stop()
+                assert connection.last_by("trades").num_rows == 2
+                assert connection.table("trades").asof(probes).num_rows == 2
+                first.start()
+                assert len(first.queries) == seen
+        assert len(second.queries) == 4
+
+
 def test_a_read_that_nobody_answers_ends_in_unavailable(one_owner: FakeCluster) -> None:
     node = one_owner.nodes["query-0"]
     with proxist.connect(node.uri, read_retry_s=0.2) as connection:

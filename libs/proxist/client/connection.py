@@ -33,8 +33,8 @@ def connect(
     """Connect to a cluster through one of its nodes: `grpc://host:port`, `grpc+unix:///path` or `host:port`.
 
     Reads go to that node where it is a query node, else to a query node of the cluster; writes go straight to the
-    owners. `timeout_s` bounds each call. A read whose node does not answer is tried again for `read_retry_s`; an error that
-    a node sent is raised at once. `attach`: "auto" and "never"; today a client reads over Flight either way, and the
+    owners. `timeout_s` bounds each call. A read whose node does not answer is tried again, there and on
+    the cluster's other query nodes, for `read_retry_s`; an error that a node sent is raised at once. `attach`: "auto" and "never"; today a client reads over Flight either way, and the
     query node beside an owner attaches for it. Raises Unavailable where nobody answers.
     """
     if attach not in ("auto", "never"):
@@ -49,7 +49,7 @@ def connect(
 
 
 class Connection(Verbs):
-    """Safe for several threads. `_lock` guards the wires, the topology, the writers and the probe session."""
+    """Safe for several threads. `_lock` guards the wires, the topology, the writers, the probe session and the reader."""
 
     def __init__(self, uri: str, *, timeout_s: float, read_retry_s: float) -> None:
         self.uri = check_uri(uri)
@@ -61,14 +61,14 @@ class Connection(Verbs):
         self._topology: Topology | None = None
         self._writers: dict[tuple[str, str | None], Writer] = {}
         self._probe_session: Session | None = None
+        self._reader_uri: str | None = None
 
     # -- reads --
 
     def query(self, query: dict[str, Any], probes: pa.RecordBatch | None = None) -> Answer:
         """Any JSON query of the public surface; `probes` are the rows of `left: {"probe": true}`."""
         if probes is not None:
-            session = self._session_for_probes()
-            return self._read(lambda: session.query(query, probes))
+            return self._read(lambda: self._session_for_probes().query(query, probes))
         return self._read(lambda: Answer(*self._reader().get(query, self._timeout_s)))
 
     def session(self) -> Session:
@@ -211,9 +211,30 @@ class Connection(Verbs):
 
     def _reader(self) -> Wire:
         """The given node where it answers queries; else a query node; else the given node, for what it owns."""
+        with self._lock:
+            if self._reader_uri is None:
+                self._reader_uri = self._readers()[0]
+            return self.wire(self._reader_uri)
+
+    def _readers(self) -> list[str]:
+        """The nodes that answer this connection's queries, the preferred one first."""
         known = self.topology()
         asked_owner = known.role == "ingest" or self.uri in known.ingest
-        return self.wire(known.query[0] if asked_owner and known.query else self.uri)
+        if asked_owner and known.query:
+            return list(known.query)
+        return list(dict.fromkeys((self.uri, *known.query)))
+
+    def _fail_over(self, failed: str) -> None:
+        """Read from the next node, where there is one: any query node answers any query."""
+        with self._lock:
+            readers = self._readers()
+            if self._reader_uri != failed or len(readers) < 2:
+                return
+            at = readers.index(failed) if failed in readers else -1
+            self._reader_uri = readers[(at + 1) % len(readers)]
+            session, self._probe_session = self._probe_session, None
+        if session is not None:
+            session.close()
 
     def _session_for_probes(self) -> Session:
         with self._lock:
@@ -230,4 +251,5 @@ class Connection(Verbs):
             except Unavailable as error:
                 if UNREACHABLE not in error.details or time.monotonic() > deadline_s:
                     raise
+                self._fail_over(error.details[UNREACHABLE])
             time.sleep(_BACKOFF_S)
