@@ -144,13 +144,15 @@ def load(
         raise ConfigError(_explain(error)) from None
 
 
-def usage(cls: type[ServiceConfig]) -> str:
+def usage(cls: type[ServiceConfig], defaults: Mapping[str, Any] | None = None) -> str:
     """One line per setting: flag, variable, default."""
-    lines = [
-        f"  --{_flag(name)} ({ENV_PREFIX}{name.upper()}), default {field.get_default()!s}"
-        for name, field in cls.model_fields.items()
-    ]
-    return "\n".join(["  --config FILE (PROXIST_CONFIG): YAML with any of the settings below", *lines])
+    lines = ["  --config FILE (PROXIST_CONFIG): YAML with any of the settings below"]
+    for name, field in cls.model_fields.items():
+        default = (defaults or {}).get(name, "none, required" if field.is_required() else field.get_default())
+        if name == "run_dir":
+            default = "in the temporary directory, by user and data_dir"
+        lines.append(f"  --{_flag(name)} ({ENV_PREFIX}{name.upper()}), default {default}")
+    return "\n".join(lines)
 
 
 def _flag(name: str) -> str:

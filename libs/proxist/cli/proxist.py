@@ -10,6 +10,8 @@ from typing import Annotated
 
 import typer
 
+from proxist import __version__
+
 app = typer.Typer(
     help="A hot-path time-series proxy: live ticks in shared memory, history in ClickHouse, one exact table.",
     no_args_is_help=True,
@@ -18,6 +20,21 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 _PASS_ON = {"allow_extra_args": True, "ignore_unknown_options": True, "help_option_names": []}
+
+
+def _show_version(wanted: bool) -> None:
+    if wanted:
+        typer.echo(f"proxist {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def program(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_show_version, is_eager=True, help="And exit.")
+    ] = False,
+) -> None:
+    """Options before the sub-command."""
 
 
 @app.command()

@@ -12,7 +12,9 @@ from typing import Any
 from proxist.cli import parts
 from proxist.cli.supervisor import Supervisor
 from proxist.errors import ProxistError
+from proxist.rpc.run_dir import prepare_run_dir
 from proxist.rpc.status import exit_code
+from proxist.wal.lock import DirectoryLock
 
 Status = Mapping[str, Mapping[str, Any]]
 
@@ -22,10 +24,6 @@ def up(data_dir: Path, port_base: int | None, ingest: int, query: int, as_json: 
 
     With `as_json` stdout carries exactly one line, when all is ready: SURFACE's `proxist up --json`.
     """
-    # Inside: `proxist --help` must not wait for what the log lock imports.
-    from proxist.rpc.run_dir import prepare_run_dir
-    from proxist.wal.lock import DirectoryLock
-
     try:
         data_dir = data_dir.resolve()
         with DirectoryLock(data_dir):

@@ -86,7 +86,7 @@ def main(
     """The whole life of a service process; never returns. Must run on the main thread."""
     arguments = sys.argv[1:] if argv is None else list(argv)
     if "--help" in arguments or "-h" in arguments:
-        print(f"proxist {role}: one {role} service. Settings:\n{settings.usage(config_class)}")
+        print(f"proxist {role}: one {role} service. Settings:\n{settings.usage(config_class, defaults)}")
         sys.exit(0)
     try:
         config = settings.load(config_class, arguments, defaults=defaults)
