@@ -144,7 +144,7 @@ class _BoundaryCopies:
     def copy(self, sources: Ints, targets: Ints, count: int, stores: list[ColumnStore]) -> None:
         """Copy `count` rows; the targets are the slots that no reader uses at present."""
         v = self._arena.views
-        evicting.copy_rows(v.mem8, self._starts, self._widths, sources, targets, count)
+        evicting.copy_rows(v.mem8, v.mem, self._starts, self._widths, sources, targets, count)
         for store in stores:
             if isinstance(store, PayloadColumn | StringColumn) and store.used:
                 classes, chunks = self._chunks.setdefault(

@@ -67,7 +67,13 @@ def _visit(mem: Array, L: Array, W: Array, K: Array, block: int, floor: int, key
     w, first = block * MIRROR_STRIDE, block << L[L_SHIFT]
     lo, count = W[w + B_EVICTED], W[w + B_COUNT]
     offsets = L[L_OFFSET] + first
-    hi = count if mem[offsets + count - 1] < floor else lower_bound(mem, offsets, lo, count, floor)
+    if mem[offsets + count - 1] < floor:
+        hi = count
+    else:
+        near = min(lo + 16, count)  # a step passes few rows of a key: they are on the next cache line
+        hi = lower_bound(mem, offsets, lo, near, floor)
+        if hi == near:
+            hi = lower_bound(mem, offsets, near, count, floor)
     W[w + B_EVICTED] = hi
     W[w + B_NEXT_OFFSET] = mem[offsets + hi] if hi < count else INT64_MAX
     if hi > lo:
@@ -144,15 +150,20 @@ def choose_boundaries(mem: Array, L: Array, K: Array, keys: Array, count: int, s
     return chosen
 
 
-@kernel(i64(u8w, i64r, i64r, i64r, i64r, i64))
-def copy_rows(mem8: Array, starts: Array, widths: Array, sources: Array, targets: Array, count: int) -> int:
+@kernel(i64(u8w, i64w, i64r, i64r, i64r, i64r, i64))
+def copy_rows(mem8: Array, mem: Array, starts: Array, widths: Array, sources: Array, targets: Array, count: int) -> int:
     """Copy whole rows between slots: column c has cells of widths[c] bytes from byte starts[c] on."""
-    for i in range(count):
-        for c in range(starts.size):
-            width = widths[c]
-            a, b = starts[c] + sources[i] * width, starts[c] + targets[i] * width
-            for j in range(width):
-                mem8[b + j] = mem8[a + j]
+    for c in range(starts.size):
+        width = widths[c]
+        if width == 8:
+            base = starts[c] >> 3
+            for i in range(count):
+                mem[base + targets[i]] = mem[base + sources[i]]
+        else:
+            for i in range(count):
+                a, b = starts[c] + sources[i] * width, starts[c] + targets[i] * width
+                for j in range(width):
+                    mem8[b + j] = mem8[a + j]
     return 0
 
 

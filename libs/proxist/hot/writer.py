@@ -91,7 +91,7 @@ class HotSet:
     def has_room(self, *batches: pa.RecordBatch) -> bool:
         """True: appending all of `batches`, in order, with no eviction between, will not raise Overloaded.
 
-        False: evict, then ask again. Changes nothing. Raises SchemaMismatch or InvalidBatch as `append` does.
+        False: evict, then ask again. Changes nothing but that new keys get their codes. Raises SchemaMismatch or InvalidBatch as `append` does.
         """
         takes = [self._take(batch) for batch in batches if batch.num_rows]
         return not takes or self._lack(takes) is None
@@ -111,8 +111,6 @@ class HotSet:
         take = self._take(batch)
         if lack := self._lack([take]):
             raise self._overloaded(lack, batch.num_rows)
-        if take.unknown:
-            self._dictionary.add_missing(take.keys, take.codes, w.INT64_MAX)
         slots, blocks, keys, min_time = self._chains.place(take.codes, take.times, take.seqs, first)
         self._ring.note(first)
         for store, taken in zip(self._stores, take.columns, strict=True):
@@ -128,10 +126,6 @@ class HotSet:
         spec = self._spec
         keys = strings_of(column_of(batch, spec, spec.key))
         codes, unknown = self._dictionary.encode(keys)
-        if unknown and self._dictionary.room_for(unknown, keys.bytes):
-            # Known from here on, rows or not: counted as unknown, each row of a new key would ask for a block of its own.
-            self._dictionary.add_missing(keys, codes, w.INT64_MAX)
-            unknown = 0
         times = cells_of(column_of(batch, spec, spec.time), 8)
         seqs = cells_of(column_of(batch, spec, spec.seq), 8) if spec.seq else _NO_SEQ
         arrays: dict[str, pa.Array] = {}
@@ -140,12 +134,16 @@ class HotSet:
             if store.name not in arrays:
                 arrays[store.name] = column_of(batch, spec, store.name)
             columns.append(store.take(arrays[store.name]))
+        if unknown and self._dictionary.room_for(unknown, keys.bytes):
+            # Known from here on, rows or not: counted as unknown, each row of a new key would ask for a block of its own.
+            self._dictionary.add_missing(keys, codes, w.INT64_MAX)
+            unknown = 0
         return _Take(keys, codes, unknown, times, seqs, columns)
 
     def _lack(self, takes: list[_Take]) -> str | None:
         """What is missing to append all of these, or None."""
         unknown = sum(take.unknown for take in takes)
-        if unknown and not self._dictionary.room_for(unknown, sum(take.keys.bytes for take in takes)):
+        if unknown:  # `_take` found no room for them
             return "keys"
         codes = takes[0].codes if len(takes) == 1 else np.concatenate([take.codes for take in takes])
         blocks = self._chains.live_blocks + self._chains.blocks_needed(codes)
