@@ -27,7 +27,7 @@ from proxist_ingest.pending import PendingPut
 from proxist_ingest.request import PutRequest, parse_request
 from proxist_ingest.shard import Shard
 from proxist_ingest.split import check_slot, split
-from proxist_ingest.validate import check_schema, normalise
+from proxist_ingest.validate import Normaliser
 
 PENDING_MAX = 1024
 """Batches of one stream without their first ack; then the handler reads no further and the transport holds the client."""
@@ -66,10 +66,10 @@ class PutCall:
         """Until the client has sent everything and every ack is out. Raises the first batch's error."""
         self._acks.start()
         try:
-            check_schema(reader.schema, self._table.spec)
+            normaliser = Normaliser(reader.schema, self._table.spec)
             while (message := _next(reader)) is not None:
                 self._acks.check()
-                self._take(*message)
+                self._take(normaliser, *message)
         except BaseException:
             self._acks.finish(self._call, follow_ups=False)
             raise
@@ -80,9 +80,9 @@ class PutCall:
             self._acks.join()
         self._acks.check()
 
-    def _take(self, batch: pa.RecordBatch, metadata: bytes | None) -> None:
+    def _take(self, normaliser: Normaliser, batch: pa.RecordBatch, metadata: bytes | None) -> None:
         request = parse_request(metadata, self._table.spec.durability)
-        rows = normalise(batch, self._table.spec)
+        rows = normaliser.rows(batch)
         parts = self._split(rows, request)
         while not self._room.acquire(timeout=POLL_S):
             self._call.check()

@@ -31,48 +31,61 @@ _LAST_SECOND = 10_413_791_999
 """2299-12-31T23:59:59Z: the last second of ClickHouse's DateTime64, and the last day of its Date32."""
 
 
-def normalise(batch: pa.RecordBatch, spec: TableSpec) -> pa.RecordBatch:
-    """The rows of `batch` under the table's schema: its column order, its types, canonical buffers.
+class Normaliser:
+    """Turns batches of one schema into rows of one table; made once per stream, since both are fixed there.
 
-    Raises SchemaMismatch (names the column), InvalidBatch (names column and row) or BatchTooLarge. Nothing else comes
-    out, however damaged the buffers are: they are validated in full before a value is read.
+    Raises SchemaMismatch where the schema cannot be the table's.
     """
-    subject = f"The batch for table {spec.name!r}"
-    _check_names(batch.schema, spec, subject)
-    _check_size(batch.num_rows, sum(_known_bytes(column) for column in batch.columns), subject)
-    try:
-        batch.validate(full=True)
-    except pa.ArrowException as error:
-        raise InvalidBatch(
-            f"{subject} is not a valid Arrow batch ({_first_line(error)}). Offsets, dictionary indices and UTF-8 are "
-            "checked in full; send what an Arrow library built."
-        ) from None
-    columns = [_column(batch.column(column.name), column, subject) for column in spec.columns]
-    _check_strings(columns, spec, subject)
-    rows = pa.RecordBatch.from_arrays(columns, schema=spec.schema)
-    _check_size(rows.num_rows, rows.nbytes, subject)
-    return rows
+
+    def __init__(self, incoming: pa.Schema, spec: TableSpec) -> None:
+        self._subject = f"The batch for table {spec.name!r}"
+        _check_names(incoming, spec, self._subject)
+        self._spec = spec
+        self._schema = spec.schema
+        self._places = [incoming.get_field_index(column.name) for column in spec.columns]
+
+    def rows(self, batch: pa.RecordBatch) -> pa.RecordBatch:
+        """The rows of `batch` under the table's schema: its column order, its types, canonical buffers.
+
+        Raises InvalidBatch (names column and row) or BatchTooLarge. Nothing else comes out, however damaged the buffers
+        are: they are validated in full before a value is read.
+        """
+        _check_size(batch.num_rows, sum(_known_bytes(column) for column in batch.columns), self._subject)
+        try:
+            batch.validate(full=True)
+        except pa.ArrowException as error:
+            raise InvalidBatch(
+                f"{self._subject} is not a valid Arrow batch ({_first_line(error)}). Offsets, dictionary indices and UTF-8 "
+                "are checked in full; send what an Arrow library built."
+            ) from None
+        columns = [
+            _column(batch.column(place), column, self._subject)
+            for place, column in zip(self._places, self._spec.columns, strict=True)
+        ]
+        _check_strings(columns, self._spec, self._subject)
+        rows = pa.RecordBatch.from_arrays(columns, schema=self._schema)
+        _check_size(rows.num_rows, rows.nbytes, self._subject)
+        return rows
 
 
-def check_schema(schema: pa.Schema, spec: TableSpec) -> None:
-    """Raises SchemaMismatch unless a batch of `schema` may hold rows of the table: what a stream is told at its start."""
-    _check_names(schema, spec, f"The stream for table {spec.name!r}")
+def normalise(batch: pa.RecordBatch, spec: TableSpec) -> pa.RecordBatch:
+    """One batch by itself: `Normaliser(batch.schema, spec).rows(batch)`."""
+    return Normaliser(batch.schema, spec).rows(batch)
 
 
 def _check_names(schema: pa.Schema, spec: TableSpec, subject: str) -> None:
-    expected = ", ".join(f"{c.name} {c.type}" for c in spec.columns)
     names = schema.names
     if twice := sorted({name for name in names if names.count(name) > 1}):
         raise SchemaMismatch(f"{subject} has column {twice[0]!r} twice. Send each column once.", column=twice[0])
     declared = {c.name for c in spec.columns}
     if missing := [c.name for c in spec.columns if c.name not in set(names)]:
         raise SchemaMismatch(
-            f"{subject} lacks column {missing[0]!r}. The table's columns are {expected}; send each of them.",
+            f"{subject} lacks column {missing[0]!r}. The table's columns are {_expected(spec)}; send each of them.",
             column=missing[0],
         )
     if extra := [name for name in names if name not in declared]:
         raise SchemaMismatch(
-            f"{subject} has column {extra[0]!r}, which the table does not have. Its columns are {expected}; drop the column.",
+            f"{subject} has column {extra[0]!r}, which the table does not have. Its columns are {_expected(spec)}; drop the column.",
             column=extra[0],
         )
     for column in spec.columns:
@@ -83,6 +96,10 @@ def _check_names(schema: pa.Schema, spec: TableSpec, subject: str) -> None:
                 "Cast it before sending.",
                 column=column.name,
             )
+
+
+def _expected(spec: TableSpec) -> str:
+    return ", ".join(f"{c.name} {c.type}" for c in spec.columns)
 
 
 def _known_bytes(column: pa.Array) -> int:
@@ -209,8 +226,3 @@ def _is_tight(array: pa.Array) -> bool:
 
 def _first_line(error: BaseException) -> str:
     return str(error).partition("\n")[0].rstrip(". ")
-
-
-def column_bytes(rows: pa.RecordBatch) -> int:
-    """Bytes of the rows as stored: what flush thresholds and queue bounds count."""
-    return int(rows.nbytes)
