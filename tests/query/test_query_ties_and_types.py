@@ -10,7 +10,8 @@ import pyarrow as pa
 import pytest
 from real_tiers import NOW_NS, RealTiers
 
-from proxist.errors import InvalidArgument, NotFound, PermissionDenied, Unavailable
+from proxist.errors import DeadlineExceeded, InvalidArgument, NotFound, PermissionDenied, Unavailable
+from proxist_query.engine import Engine
 
 TIES = {
     "name": "ties",
@@ -182,3 +183,27 @@ def test_history_down_is_typed_and_best_effort_says_what_is_missing(ties: RealTi
         answer = ties.ask({**question, "completeness": "best_effort"})
         assert answer.receipt.missing
         assert answer.receipt.rows_hot == len(ROWS) - 3
+
+
+def test_many_keys_travel_as_external_data(ties: RealTiers) -> None:
+    ties.persist("ties", 1.0)
+    ties.evict("ties", 1.0)
+    keys = ["A", *(f"none-{i}" for i in range(300))]
+    for verb in ("scan", "last_by", "first_by"):
+        wire = {
+            verb: {"table": "ties", "keys": keys, "columns": ["v"]} | ({"at": NOW_NS + 4} if verb == "last_by" else {})
+        }
+        answer = ties.ask(wire)
+        assert (
+            answer.rows["v"].to_pylist()
+            == {"scan": [14, 13, 10, 11, 12, None], "last_by": [14], "first_by": [14]}[verb]
+        )
+        assert answer.receipt.mode == "cold"
+
+
+def test_a_statement_that_runs_too_long_is_ended() -> None:
+    engine = Engine(1, 0.2)
+    with pytest.raises(DeadlineExceeded):
+        engine.query("SELECT count() FROM numbers(1000000000000) WHERE sqrt(number) = 0.5")
+    assert engine.query("SELECT 1 AS one").to_pylist() == [{"one": 1}]
+    engine.close()

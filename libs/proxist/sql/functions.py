@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 from sqlglot import exp
 
 
@@ -92,11 +94,15 @@ _REFUSED = words(
     "getsetting getsettingordefault aggthrow __scalarsubqueryresult __patchpartitionid __applyfilter"
 )
 _REFUSED_PREFIXES = ("dict", "ai", "python")
+_IN_AS_FUNCTION = re.compile(r"(global)?(not)?(null)?in(ignoreset)?", re.IGNORECASE)
+"""in(x, name) reads a table by its bare name; the operator IN is checked, its functions need not be there."""
 
 
 def is_refused(name: str) -> bool:
     """Scalar functions that read files, other tables or the server, or that only wait."""
     lower = name.lower()
+    if _IN_AS_FUNCTION.fullmatch(name):
+        return True
     return lower in _REFUSED or (lower.startswith(_REFUSED_PREFIXES) and name[:2] in ("di", "ai", "AI", "py"))
 
 

@@ -20,7 +20,7 @@ def refuse_escapes(tree: exp.Expr) -> None:
         name = function_name(node)
         if name is not None and is_refused(name):
             raise InvalidArgument(f"Function {name + '()'!r} is refused: it reaches outside your tables. Leave it out.")
-        if isinstance(node, exp.In) and isinstance(node.args.get("field"), exp.Column):
+        if isinstance(node, exp.In):
             _refuse_bare_in(node)
         if isinstance(node, exp.Placeholder | exp.Parameter):
             raise InvalidArgument(
@@ -32,8 +32,13 @@ def refuse_escapes(tree: exp.Expr) -> None:
 
 
 def _refuse_bare_in(node: exp.In) -> None:
-    """`x IN name` reads a table of that name; with a WITH expression it is a value, which we cannot tell apart later."""
-    field = node.args["field"]
+    """`x IN name` and `x IN (name)` read a table of that name, past the cut; only a WITH expression is a value there."""
+    items = node.expressions or []
+    field = node.args.get("field") or (items[0] if len(items) == 1 else None)
+    if isinstance(field, exp.Anonymous) and field.name.lower() not in ("array", "tuple"):
+        raise InvalidArgument(f"`IN {field.name}(…)` is refused. Write IN (SELECT … FROM …), or has(array, x).")
+    if not isinstance(field, exp.Column):
+        return
     at: exp.Expr | None = node
     while at is not None:
         with_ = at.args.get("with_")
@@ -42,7 +47,7 @@ def _refuse_bare_in(node: exp.In) -> None:
         at = at.parent
     raise InvalidArgument(
         f"`IN {field.sql(dialect='clickhouse')}` reads a table by its bare name, which is not answered. "
-        "Write IN (SELECT … FROM …), or has(array, x)."
+        "Write IN (SELECT … FROM …), = for one value, or has(array, x)."
     )
 
 

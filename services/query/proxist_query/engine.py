@@ -34,7 +34,9 @@ class Engine:
     left behind.
     """
 
-    def __init__(self, handles_max: int) -> None:
+    def __init__(self, handles_max: int, seconds_max: float = 300.0) -> None:
+        """`seconds_max` ends a statement: while the engine works, nothing of ours can."""
+        self._seconds_max = seconds_max
         self._free = threading.Semaphore(handles_max)
         self._lock = threading.Lock()  # guards _idle and _closed
         self._idle: list[Any] = []
@@ -69,7 +71,7 @@ class Engine:
                 handle = self._idle.pop() if self._idle else None
             if handle is None:
                 handle = chdb.connect()  # type: ignore[no-untyped-call]  # chdb has py.typed, but few types
-                handle.query("SET session_timezone = 'UTC'")
+                handle.query(f"SET session_timezone = 'UTC', max_execution_time = {self._seconds_max}")
             try:
                 yield handle
             except BaseException as error:

@@ -100,7 +100,7 @@ class QueryNode:
         self._clickhouse = self._closing(ClickHouse(config.clickhouse))
         self._attached = self._closing(Attached())
         remote = self._closing(Remote())
-        engine = self._closing(Engine(config.engines_max))
+        engine = self._closing(Engine(config.engines_max, config.query_s_max))
         actions = self._closing(ClusterActions(self._catalog, self.name))
         hot = Hot(self._catalog, self._attached, remote, self._host_id)
         metrics = Metrics(lambda: self._clickhouse.statements, lambda: len(self._attached.shards()))
