@@ -53,6 +53,8 @@ def test_every_trade_id_once_after_kill_of_each_part(tmp_path: Path, data_dir: P
             finally:
                 replay.kill()
                 replay.wait()
+        for victim in VICTIMS:
+            cluster.wait_ready(victim)
         control.until(lambda: control.flush("trades") is None, "everything persisted")
         ask = by_get(cluster.endpoints["query"][0]["flight"], "auto")
         scan = ask({"scan": {"table": "trades", "columns": ["symbol", "trade_id"]}})
