@@ -8,6 +8,7 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
+from proxist.errors import Unavailable
 from proxist.hot import words as w
 from proxist.hot.arena import Views
 from proxist.hot.incoming import Strings, strings_of
@@ -29,7 +30,7 @@ class Dictionary:
     @property
     def count(self) -> int:
         """Entries. A row that was published before this was read has only codes below it."""
-        return int(self._views.mem[self._head + w.DH_COUNT])
+        return min(max(int(self._views.mem[self._head + w.DH_COUNT]), 0), int(self.layout[w.D_ENTRIES_MAX]))
 
     def room_for(self, entries: int, value_bytes: int) -> bool:
         """Whether that many new entries with so many bytes in all fit."""
@@ -54,12 +55,23 @@ class Dictionary:
         return int(refused)
 
     def values(self, count: int) -> pa.Array:
-        """The first `count` entries, in code order, as Arrow strings (a copy)."""
+        """The first `count` entries, in code order, as Arrow strings (a copy).
+
+        Raises Unavailable where they are no strings: the memory is not what its header says.
+        """
         at = int(self.layout[w.D_POSITIONS])
-        positions = self._views.mem[at : at + count + 1].astype(np.int32)
+        cells = self._views.mem[at : at + count + 1].copy()
+        broken = Unavailable("A dictionary of the hot set is damaged. Use Flight instead.", reason="format")
+        if cells[0] != 0 or cells[-1] > self.layout[w.D_BYTES_MAX] or (np.diff(cells) < 0).any():
+            raise broken
         start = int(self.layout[w.D_BYTES])
-        data = self._views.mem8[start : start + int(positions[-1])].tobytes()
-        return pa.StringArray.from_buffers(count, pa.py_buffer(positions), pa.py_buffer(data))
+        data = self._views.mem8[start : start + int(cells[-1])].tobytes()
+        values = pa.StringArray.from_buffers(count, pa.py_buffer(cells.astype(np.int32)), pa.py_buffer(data))
+        try:
+            values.validate(full=True)
+        except pa.ArrowInvalid:
+            raise broken from None
+        return values
 
 
 def strings_from(values: tuple[str, ...]) -> Strings:
