@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import itertools
+import tempfile
 import time
+from pathlib import Path
 from typing import Any
 
 import proxist
-from benchmarks.floors import BATCH_ROWS, Floors
+from benchmarks.floors import BATCH_ROWS, Floors, fdatasync
 from benchmarks.report import Report, latency
 from benchmarks.rows import SPEC, Rows
 from proxist.client.connection import Connection
@@ -57,7 +59,10 @@ def _load(report: Report, connection: Connection, rows: Rows, floors: Floors) ->
 def _acks(report: Report, connection: Connection, rows: Rows, floors: Floors) -> None:
     report.section(f"ack of a lone batch of {BATCH_ROWS:,} rows")
     batch = rows.table.slice(0, BATCH_ROWS).combine_chunks().to_batches()[0]
-    for level, floor in (("mem", floors.put_s), ("os", floors.put_s), ("disk", floors.put_s + floors.fdatasync_s)):
+    with tempfile.TemporaryDirectory(prefix="proxist-bench-") as directory:
+        sync = fdatasync(Path(directory))
+    report.timed("(fdatasync of 64 KiB, now)", sync)
+    for level, floor in (("mem", floors.put_s), ("os", floors.put_s), ("disk", floors.put_s + sync.p50_s)):
         table = connection.create_table({**SPEC.to_json(), "name": f"ack_{level}", "durability": level})
         with table.writer() as writer:
             report.timed(level, latency(lambda: writer.write(batch)), floor)

@@ -47,7 +47,7 @@ class Session(Verbs):
         shape = _shape(query, probes)
         with self._lock:
             if self._closing.is_set():
-                raise Unavailable("The session is closed. Open another one.", **{UNREACHABLE: self._wire.uri})
+                raise Unavailable("The session is closed. Open another one.", unreachable=self._wire.uri)
             stream = self._stream(shape)
             self._busy = stream, time.monotonic() + self._timeout_s
             try:
