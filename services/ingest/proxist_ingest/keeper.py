@@ -65,10 +65,11 @@ class Keeper:
         the opening is done here, and who learned it from there may come that early.
         """
         opened = self._open.get(shard)
-        if opened is None and self._opening == shard:
-            with self._lock:
-                self._moved.wait_for(lambda: self._opening != shard, OPENING_WAIT_S)
-                opened = self._open.get(shard)
+        if opened is None:
+            if self._opening == shard:
+                with self._lock:
+                    self._moved.wait_for(lambda: self._opening != shard, OPENING_WAIT_S)
+            opened = self._open.get(shard)  # again: the opening may have ended between the two looks
         return None if opened is None else opened.shard
 
     def shards(self) -> list[Shard]:
