@@ -81,9 +81,10 @@ def last_of(mem: Array, L: Array, key: int, time: int, seam: int, end: int, comp
         slot = mem[L[L_LAST] + key] - 1
         if slot >= 0 and slot < L[L_SLOTS]:
             fence()
-            offset = mem[L[L_OFFSET] + slot]
-            if offset >= seam and offset < end and mem[L[L_TIME] + slot] <= time:
-                return slot, 0, 1, 0
+            if mem[L[L_TIME] + slot] <= time:
+                offset = mem[L[L_OFFSET] + slot]
+                if offset >= seam and offset < end:
+                    return slot, 0, 1, 0
     version, boundary, boundary_time, boundary_offset = boundary_of(mem, L, key)
     if version < 0:
         return TORN, 0, 0, 0
@@ -280,10 +281,10 @@ def cold_for_range(mem: Array, L: Array, codes: Array, from_time: int, cold: Arr
 @part
 def _collect_block(
     mem: Array, L: Array, block: int, head: int, from_time: int, last_time: int, seam: int, end: int,
-    slots: Array, found: int,
+    later: int, slots: Array, found: int,
 ) -> int:  # fmt: skip
     """Write the block's matching slots backwards from slots[size - found - 1] on; returns the new count."""
-    lo, hi = rows_between(mem, L, block, head, seam, end)
+    lo, hi = rows_between(mem, L, block, head, seam, end, later)
     base, first, room = L[L_TIME] + (block << L[L_SHIFT]), block << L[L_SHIFT], slots.size
     if mem[head + B_SORTED] == 1:
         lo = lower_bound(mem, base, lo, hi, from_time)
@@ -311,7 +312,7 @@ def scan(
         key = codes[i]
         if key < 0 or key >= L[L_KEYS] or end <= seam:
             continue
-        block, generation, ordinal = mem[L[L_TAIL] + key] - 1, -1, -1
+        block, generation, ordinal, later = mem[L[L_TAIL] + key] - 1, -1, -1, INT64_MAX
         for _ in range(L[L_BLOCKS]):
             head = header_of(mem, L, block, generation, key)
             if head < 0:
@@ -321,7 +322,7 @@ def scan(
             visited += 1
             first, here, before = mem[head + B_FIRST], mem[head + B_ORDINAL], found
             if first < end and mem[head + B_MIN_TIME] <= last_time and mem[head + B_MAX_TIME] >= from_time:
-                found = _collect_block(mem, L, block, head, from_time, last_time, seam, end, slots, found)
+                found = _collect_block(mem, L, block, head, from_time, last_time, seam, end, later, slots, found)
             skip = (
                 mem[head + B_SKIP_MIN_TIME] > last_time
                 or mem[head + B_SKIP_MAX_TIME] < from_time
@@ -333,7 +334,7 @@ def scan(
             if mem[head + B_GEN] != generation or (ordinal >= 0 and here >= ordinal):
                 found = before  # freed meanwhile: it had no row at or above the seam
                 break
-            ordinal = here
+            ordinal, later = here, first
             if first <= seam or here == 0:
                 break
             if skip:
