@@ -209,6 +209,7 @@ def _plain(column: pa.Array) -> list[Any]:
 def random_rows(rng: np.random.Generator, first: int, count: int, keys: list[str], clock: int, style: str) -> list[Row]:
     """Rows from `first` on, around time `clock`: in order, late, tied, or with wild timestamps."""
     rows = []
+    seqs = str(rng.choice(["small", "offset", "falling", "mixed"]))
     for offset in range(first, first + count):
         key = keys[int(rng.integers(0, len(keys)))] if style != "one key" else keys[0]
         time_ns = clock + (offset - first) // 3
@@ -220,8 +221,9 @@ def random_rows(rng: np.random.Generator, first: int, count: int, keys: list[str
             time_ns = int(rng.integers(-1000, 3000))
         elif style == "far" and rng.random() < 0.02:
             time_ns = int(rng.choice([-(2**60), 2**60]))
-        seq = int(rng.integers(0, 5)) if rng.random() < 0.5 else offset
-        if rng.random() < 0.01:
+        kind = seqs if seqs != "mixed" else str(rng.choice(["small", "offset"]))
+        seq = int(rng.integers(0, 7)) if kind == "small" else offset if kind == "offset" else 2**40 - offset
+        if seqs == "mixed" and rng.random() < 0.01:
             seq = 2**64 - 1
         rows.append(Row(offset, key, time_ns, seq))
     return rows

@@ -192,3 +192,21 @@ def test_kernels_stay_in_bounds_and_mean_the_same_interpreted(switch: dict[str, 
         [sys.executable, "-W", "ignore", str(script)], env=environment, capture_output=True, text=True, check=False
     )
     assert done.stdout.strip() == "same", done.stderr
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_equal_times_are_decided_by_seq_then_offset_at_every_end(seed: int) -> None:
+    rng = np.random.default_rng(seed)
+    times, seqs = rng.integers(0, 3, 500), rng.integers(0, [2, 9, 2**40][seed], 500)
+    with filled(times, seqs) as hot:
+        reader = hot.reader()
+        order = np.lexsort((np.arange(500), seqs, times))
+        for end in range(1, 501):
+            seen = order[order < end]
+            assert reader.run(HotLastBy(end=Offset(end))).rows.column("_offset").to_pylist() == [seen[-1]]
+            assert reader.run(HotFirstBy(end=Offset(end))).rows.column("_offset").to_pylist() == [seen[0]]
+            middle = seen[times[seen] == 1]
+            got = reader.run(HotLastBy(at_ns=1, end=Offset(end))).rows.column("_offset").to_pylist()
+            assert got == list(seen[times[seen] <= 1][-1:])
+            got = reader.run(HotFirstBy(at_ns=1, end=Offset(end))).rows.column("_offset").to_pylist()
+            assert got == list(middle[:1] if len(middle) else seen[times[seen] >= 1][:1])

@@ -54,6 +54,7 @@ class HotSet:
         self._unpersisted = Unpersisted()
         self._pins = Pins()
         self._closed = False
+        self._taken: dict[int, _Take] = {}
         self._last_marks: Marks | None = None
         self._appended = int(start)
         self._write_header(shard, epoch, start)
@@ -94,6 +95,8 @@ class HotSet:
         False: evict, then ask again. Changes nothing but that new keys get their codes. Raises SchemaMismatch or InvalidBatch as `append` does.
         """
         takes = [self._take(batch) for batch in batches if batch.num_rows]
+        # `append` comes next with the same batches: they need not be taken apart twice
+        self._taken = {id(take.batch): take for take in takes}
         return not takes or self._lack(takes) is None
 
     def append(self, batch: pa.RecordBatch, first: Offset, arrived_ns: int) -> Offset:
@@ -108,7 +111,9 @@ class HotSet:
             raise ValueError(f"rows come at offset {first}, but the appended end is {self._appended}")
         if not batch.num_rows:
             return Offset(self._appended)
-        take = self._take(batch)
+        take = self._taken.pop(id(batch), None)
+        if take is None or take.unknown:
+            take = self._take(batch)
         if lack := self._lack([take]):
             raise self._overloaded(lack, batch.num_rows)
         slots, blocks, keys, min_time = self._chains.place(take.codes, take.times, take.seqs, first)
@@ -138,7 +143,7 @@ class HotSet:
             # Known from here on, rows or not: counted as unknown, each row of a new key would ask for a block of its own.
             self._dictionary.add_missing(keys, codes, w.INT64_MAX)
             unknown = 0
-        return _Take(keys, codes, unknown, times, seqs, columns)
+        return _Take(batch, keys, codes, unknown, times, seqs, columns)
 
     def _lack(self, takes: list[_Take]) -> str | None:
         """What is missing to append all of these, or None."""
@@ -284,6 +289,7 @@ class HotSet:
         self._last_marks = self.marks()
         self._mem = np.zeros(w.H_APPENDED_END + 1, np.int64)
         self._arena.close()
+        self._taken = {}
         del self._chains, self._ring, self._stores, self._dictionary
 
     def __enter__(self) -> HotSet:
@@ -298,10 +304,11 @@ class HotSet:
 class _Take:
     """A batch as plain arrays: checked, not stored."""
 
-    __slots__ = ("codes", "columns", "keys", "seqs", "times", "unknown")
+    __slots__ = ("batch", "codes", "columns", "keys", "seqs", "times", "unknown")
 
     def __init__(
         self,
+        batch: pa.RecordBatch,
         keys: Strings,
         codes: npt.NDArray[np.int64],
         unknown: int,
@@ -309,5 +316,5 @@ class _Take:
         seqs: npt.NDArray[np.int64],
         columns: list[Any],
     ) -> None:
-        self.keys, self.codes, self.unknown = keys, codes, unknown
+        self.batch, self.keys, self.codes, self.unknown = batch, keys, codes, unknown
         self.times, self.seqs, self.columns = times, seqs, columns
