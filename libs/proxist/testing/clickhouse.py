@@ -10,6 +10,7 @@ import tempfile
 from pathlib import Path
 
 from proxist.clickhouse import ClickHouse
+from proxist.testing.process import freeze
 
 START_TIMEOUT_S = 60.0
 
@@ -67,8 +68,8 @@ class LocalClickHouse:
         return self._end(signal.SIGTERM)
 
     def pause(self) -> None:
-        """Freeze the process: connections stay open and nothing answers."""
-        os.kill(self.pid, signal.SIGSTOP)
+        """Freeze the process: connections stay open and nothing answers. On return every thread of it stands still."""
+        freeze(self.pid)
 
     def resume(self) -> None:
         os.kill(self.pid, signal.SIGCONT)

@@ -13,6 +13,7 @@ from proxist.errors import InternalError, ProxistError
 from proxist.etcd.client import EtcdClient
 from proxist.etcd.local import etcd_command
 from proxist.rpc.ports import free_ports
+from proxist.testing.process import freeze
 
 START_TIMEOUT_S = 30.0
 
@@ -65,8 +66,8 @@ class LocalEtcd:
         self._end(signal.SIGKILL)
 
     def pause(self) -> None:
-        """Freeze the process: connections stay open and nothing answers."""
-        os.kill(self.pid, signal.SIGSTOP)
+        """Freeze the process: connections stay open and nothing answers. On return every thread of it stands still."""
+        freeze(self.pid)
 
     def resume(self) -> None:
         os.kill(self.pid, signal.SIGCONT)
