@@ -110,9 +110,27 @@ def test_a_batch_is_cut_by_rows_by_bytes_and_by_age() -> None:
     assert cutter.cut() == 150
     assert cutter.add(Offset(151), 1000, now_ns=7)
     cutter.cut()
+    cutter.persisted(Offset(151))
     assert not cutter.due(1_000)
     assert not cutter.add(Offset(152), 1, now_ns=100)
     assert (cutter.due_ns(), cutter.due(119), cutter.due(120)) == (120, False, True)
+
+
+def test_while_the_persister_is_behind_the_open_batch_grows_until_it_is_full() -> None:
+    cutter = Cutter(Flush(rows=100, bytes=1000, age_ns=20), Offset(0))
+    for end in (1, 2):
+        cutter.add(Offset(end), 1, now_ns=0)
+        assert cutter.due(20)
+        cutter.cut()
+    assert not cutter.add(Offset(3), 1, now_ns=50)
+    assert not cutter.due(1_000_000), "two batches wait: a third by age would only be another small insert"
+    assert cutter.add(Offset(102), 1, now_ns=60), "a full batch is cut all the same"
+    cutter.persisted(Offset(1))
+    assert cutter.due(1_000_000)
+    saved = cutter.save()
+    cutter.cut()
+    cutter.restore(saved)
+    assert cutter.due(1_000_000)
 
 
 def test_an_empty_record_opens_no_batch() -> None:

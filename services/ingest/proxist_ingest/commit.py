@@ -160,6 +160,7 @@ class Committer:
         self._log.append([persisted_record(persisted, time.time_ns())])
         self._hot.set_persisted(persisted)
         self._bounds.forget_below(persisted)
+        self.cutter.persisted(persisted)
         self._ladder.advance(persisted=persisted)
 
     def sync(self) -> None:
