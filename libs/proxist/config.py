@@ -35,6 +35,9 @@ class ServiceConfig(BaseSettings):
     """Unique among the nodes; the owner of the data directory keeps it over restarts."""
     host: str = "127.0.0.1"
     """Where the doors listen. Anything but loopback needs `insecure: true`."""
+    advertise_host: str = Field(default="", pattern=r"^\S*$")
+    """What other nodes and clients are told instead of `host`: a name or address of this node that they can reach, for
+    where `host` is 0.0.0.0. Default: `host`."""
     flight_port: int = Field(default=0, ge=0, le=65_535)
     grpc_port: int = Field(default=0, ge=0, le=65_535)
     http_port: int = Field(default=0, ge=0, le=65_535)
@@ -54,6 +57,15 @@ class ServiceConfig(BaseSettings):
     @property
     def etcd_endpoints(self) -> list[str]:
         return [endpoint.strip() for endpoint in self.etcd.split(",") if endpoint.strip()]
+
+    def advertised(self, endpoints: Mapping[str, str]) -> dict[str, str]:
+        """A node's `endpoints` as others reach them: TCP addresses with `advertise_host`."""
+        if not self.advertise_host:
+            return dict(endpoints)
+        return {
+            door: address.replace(self.host, self.advertise_host, 1) if door in ("flight", "grpc", "http") else address
+            for door, address in endpoints.items()
+        }
 
     @property
     def flight_socket(self) -> Path:

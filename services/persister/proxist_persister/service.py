@@ -66,7 +66,7 @@ class Persister:
         watermarks = Watermarks(client, config.watermark_period_s)
         keeper = Keeper(Tools(config.name, client, catalog, sink, watermarks, self._lease))
         grpc_door, http_door = self._doors(keeper, sink)
-        endpoints = {"grpc": grpc_door.address, "http": http_door.url}
+        endpoints = config.advertised({"grpc": grpc_door.address, "http": http_door.url})
         record = NodeRecord(
             config.name, "persister", os.getpid(), host_id=this_host_id(), insecure=config.insecure, **endpoints
         )

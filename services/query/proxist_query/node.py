@@ -155,12 +155,14 @@ class QueryNode:
                 said = now
 
     def _endpoints(self) -> dict[str, str]:
-        return {
-            "flight": self._flight.uri,
-            "flight_unix": self._flight.unix_uri or "",
-            "grpc": self._grpc.address,
-            "http": self._http.url,
-        }
+        return self._config.advertised(
+            {
+                "flight": self._flight.uri,
+                "flight_unix": self._flight.unix_uri or "",
+                "grpc": self._grpc.address,
+                "http": self._http.url,
+            }
+        )
 
     def _closing(self, part: Any) -> Any:
         """A part that is closed at the end, the last one first."""
