@@ -60,7 +60,7 @@ def test_it_is_ready_answers_on_every_door_and_leaves_nothing(process: subproces
                 assert response.status == 200
                 pages[page] = response.read().decode()
         assert json.loads(pages["health"])["state"] == "ready"
-        assert "proxist_controlplane_etcd_synced 1.0" in pages["metrics"]
+        assert "proxist_etcd_synced 1.0" in pages["metrics"]
         process.send_signal(signal.SIGTERM)
         assert process.wait(30) == 0
         assert client.get(layout.node_key("controlplane-0")) is None

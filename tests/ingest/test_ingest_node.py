@@ -395,7 +395,7 @@ def test_health_metrics_and_topology(node: Node) -> None:
     with urllib.request.urlopen(node.endpoints["http"] + "/health") as page:
         assert json.loads(page.read())["state"] == "ready"
     with urllib.request.urlopen(node.endpoints["http"] + "/metrics") as page:
-        assert 'proxist_ingest_rows_total{shard="1",table="trades"} 10.0' in page.read().decode()
+        assert 'proxist_ingest_rows_total{shard="1",table="trades",tenant="default"} 10.0' in page.read().decode()
     (told,) = node.peer.do_action("topology", timeout_s=WAIT_S)
     (entry,) = told["tables"]
     assert (told["node"], entry["shards"][0]["node"], entry["table"]["spec"]["name"]) == (

@@ -119,7 +119,7 @@ def test_many_senders_at_once_lose_and_double_nothing(owner: Owner) -> None:
     assert sorted(ids) == sorted(1000 * n + i for n in range(8) for i in range(100))
     for n in range(8):
         assert [i for i in ids if i // 1000 == n] == list(range(1000 * n, 1000 * n + 100))
-    assert owner.shard.counts.groups <= owner.shard.counts.batches
+    assert owner.shard.counts.group_batches.count <= owner.shard.counts.batches
 
 
 def test_what_queued_during_a_flush_goes_out_with_the_next_one(owner: Owner, files: GatedFiles) -> None:
@@ -129,10 +129,10 @@ def test_what_queued_during_a_flush_goes_out_with_the_next_one(owner: Owner, fil
     assert files.flushing.wait(10)
     rest = [owner.send(rows(1, first=n)) for n in range(1, 10)]
     assert not first.answered
-    before = owner.shard.counts.groups
+    before = owner.shard.counts.group_batches.count
     files.gate.set()
     assert [one.ack().end for one in (first, *rest)] == list(range(1, 11))
-    assert owner.shard.counts.groups - before <= 2
+    assert owner.shard.counts.group_batches.count - before <= 2
 
 
 def test_rows_are_not_visible_before_they_are_on_disk(owner: Owner, files: GatedFiles) -> None:

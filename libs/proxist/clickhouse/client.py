@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import threading
+import time
 import uuid
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -22,13 +23,17 @@ from urllib3.exceptions import HTTPError
 from proxist.clickhouse import ddl
 from proxist.clickhouse.failures import from_clickhouse
 from proxist.clickhouse.types import arrow_type_text, stored_schema, to_stored
-from proxist.errors import ConfigError
+from proxist.errors import ConfigError, ProxistError
 from proxist.model.ids import Offset, ShardId
 from proxist.model.table import Table
+from proxist.telemetry.figures import Histogram
+from proxist.telemetry.metrics import STORE_S
 
 INSERT_ROWS_MAX = 1_000_000
 """Rows of one insert: more would be cut into several blocks, and one insert must be one block (atomic, one token)."""
 POOL_CONNECTIONS_MAX = 32
+OUTCOMES = ("none", "failed", "unknown")
+"""What is known of a statement that raised (see `failures`)."""
 _ANSWER_GRACE_S = 2.0
 """ClickHouse ends a statement at its own bound first, with a better message than a broken connection."""
 
@@ -98,14 +103,27 @@ class ClickHouse:
         self._answer_timeout_s = answer_timeout_s
         self._pool = get_pool_manager(maxsize=POOL_CONNECTIONS_MAX, num_pools=4)
         self._local = threading.local()
-        self._count_lock = threading.Lock()  # guards _statements
+        self._count_lock = threading.Lock()  # guards _statements and _failures
         self._statements = 0
+        self._failures = dict.fromkeys(OUTCOMES, 0)
+        self.statement_seconds = Histogram(STORE_S)
+        """Of every statement, failed ones too."""
 
     @property
     def statements(self) -> int:
         """Statements sent by this object so far (pings are not statements)."""
         with self._count_lock:
             return self._statements
+
+    @property
+    def failures(self) -> dict[str, int]:
+        """Statements that raised, by `details["outcome"]`."""
+        with self._count_lock:
+            return dict(self._failures)
+
+    def _failed(self, error: ProxistError) -> None:
+        with self._count_lock:
+            self._failures[str(error.details.get("outcome", "unknown"))] += 1
 
     def ping(self) -> bool:
         """Whether the server answers /ping now."""
@@ -236,6 +254,7 @@ class _Statement:
     def __init__(self, owner: ClickHouse, timeout_s: float | None) -> None:
         self._owner = owner
         self._timeout_s = timeout_s
+        self._began = time.perf_counter()
 
     def __enter__(self) -> HttpClient:
         try:
@@ -243,14 +262,18 @@ class _Statement:
         except (ClickHouseError, HTTPError, OSError) as error:
             typed = from_clickhouse(error, str(self._owner.endpoint))
             typed.details["outcome"] = "none"  # connecting failed: the statement itself was never sent
+            self._owner._failed(typed)
             raise typed from None
         read_s = self._owner._answer_timeout_s if self._timeout_s is None else self._timeout_s + _ANSWER_GRACE_S
         client.timeout = Timeout(connect=self._owner._connect_timeout_s, read=read_s)
         return client
 
     def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
+        self._owner.statement_seconds.observe(time.perf_counter() - self._began)
         if isinstance(error, ClickHouseError | HTTPError | OSError):
-            raise from_clickhouse(error, str(self._owner.endpoint), bounded=self._timeout_s is not None) from None
+            typed = from_clickhouse(error, str(self._owner.endpoint), bounded=self._timeout_s is not None)
+            self._owner._failed(typed)
+            raise typed from None
 
 
 def _check_one_block(rows: pa.Table, time: str) -> None:

@@ -19,6 +19,8 @@ from proxist.etcd._channel import Endpoint, Endpoints, to_error
 from proxist.etcd.ops import Compare, KeyValue, Op, TxnResult, from_kv, prefix_end, read_results, to_txn
 from proxist.etcd.watch import WatchStream
 from proxist.pb import etcd_rpc_pb2 as pb
+from proxist.telemetry.figures import Histogram
+from proxist.telemetry.metrics import STORE_S
 
 CALL_TIMEOUT_S = 3.0
 
@@ -42,6 +44,9 @@ class EtcdClient:
         addresses = endpoints.split(",") if isinstance(endpoints, str) else endpoints
         self._endpoints = Endpoints(addresses)
         self._timeout_s = timeout_s
+        self.call_seconds = Histogram(STORE_S)
+        """Of every call, failed ones too; watches are no calls."""
+        self.failure_count = 0
 
     @property
     def addresses(self) -> str:
@@ -170,13 +175,17 @@ class EtcdClient:
 
     def _attempt(self, doing: str, call: Callable[[Endpoint, float], T], timeout_s: float, *, write: bool) -> T:
         endpoint = self._endpoints.current()
+        began = time.perf_counter()
         try:
             return call(endpoint, timeout_s)
         except (grpc.RpcError, StopIteration, ValueError) as exc:  # ValueError: the channel was closed meanwhile
             error: ProxistError = to_error(exc, endpoint.address, doing=doing, write=write)
             if isinstance(error, Unavailable):
                 self._endpoints.failed(endpoint)
+            self.failure_count += 1
             raise error from None
+        finally:
+            self.call_seconds.observe(time.perf_counter() - began)
 
 
 def _pauses_s() -> Iterable[float]:

@@ -57,6 +57,8 @@ class NodeSession:
         self._gained = threading.Event()
         self._reason = ""
         self._said = ""
+        self.gain_count = 0
+        self.loss_count = 0
         self._thread = threading.Thread(target=self._run, name="etcd-session", daemon=True)
 
     def start(self) -> NodeSession:
@@ -104,6 +106,7 @@ class NodeSession:
                 self._stop.wait(RETRY_S)
                 continue
             self._said = ""
+            self.gain_count += 1
             self._call(self._on_gained, lease)
             self._gained.set()
             reason = self._hold()
@@ -111,6 +114,7 @@ class NodeSession:
             with self._lock:
                 self._lease = None
             if reason is not None:
+                self.loss_count += 1
                 self._call(self._on_lost, reason)
             lease.close()
 

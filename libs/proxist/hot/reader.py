@@ -44,6 +44,8 @@ class HotReader:
         self._shard, self._epoch = ShardId(int(views.mem[w.H_SHARD])), Epoch(int(views.mem[w.H_EPOCH]))
         self._page = EpochPage(epoch_page_path) if epoch_page_path else None
         self._pins = pins
+        self.retry_count = 0
+        """Reads that began again because rows were evicted under them; not exact where threads meet."""
 
     @classmethod
     def attach(cls, fd: int, epoch_page_path: str | None = None) -> HotReader:
@@ -92,6 +94,7 @@ class HotReader:
             if part is not None:
                 self._alive()
                 return part
+            self.retry_count += 1
         raise Unavailable(
             f"Shard {self._shard} evicted rows during each of {TRIES} tries to read it. Ask its owner, or try again.",
             shard=self._shard,

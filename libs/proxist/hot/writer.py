@@ -56,6 +56,9 @@ class HotSet:
         self._closed = False
         self._taken: dict[int, _Take] = {}
         self._last_marks: Marks | None = None
+        self._last_used = (0, 0)
+        self.eviction_count = 0
+        """Steps by which the floor was moved."""
         self._appended = int(start)
         self._write_header(shard, epoch, start)
 
@@ -234,6 +237,7 @@ class HotSet:
             self._chains.free(freed)
             self._ring.free_below(target, self._appended)
         self._arrivals.evicted_to(target)
+        self.eviction_count += 1
         return Offset(target)
 
     def floor_before_time(self, time_ns: TimeNs) -> Offset:
@@ -268,6 +272,18 @@ class HotSet:
         """Bytes of blocks and payloads in use, of `hot_bytes`."""
         return self._chains.live_blocks * self._block_bytes + self._ring.used_bytes
 
+    @property
+    def bound_bytes(self) -> int:
+        """What blocks and payloads may use."""
+        return self._hot_bytes
+
+    def usage(self) -> tuple[int, int]:
+        """(blocks, bytes) in use; for any thread, and after `close` too: what it was."""
+        chains, ring = getattr(self, "_chains", None), getattr(self, "_ring", None)
+        if self._closed or chains is None or ring is None:
+            return self._last_used
+        return chains.live_blocks, chains.live_blocks * self._block_bytes + ring.used_bytes
+
     def readonly_fd(self) -> int:
         """A new descriptor of the memory that cannot be mapped writable; the caller passes it on and closes it."""
         return self._arena.readonly_fd()
@@ -283,6 +299,7 @@ class HotSet:
         """
         if self._closed:
             return
+        self._last_used = self.usage()
         self._closed = True
         self._mem[w.H_CLOSED] = 1
         self._mem[w.H_LEASE_UNTIL] = 0

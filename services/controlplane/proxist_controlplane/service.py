@@ -8,15 +8,18 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 import structlog
+from prometheus_client import CollectorRegistry
 
 from proxist.etcd import Catalog, EtcdClient, NodeRecord, NodeSession, this_host_id
 from proxist.pb import controlplane_pb2, controlplane_pb2_grpc
 from proxist.rpc.grpc_server import GrpcDoor, GrpcService
 from proxist.rpc.http import HttpDoor
 from proxist.rpc.service import Lifeline
+from proxist.telemetry.common import node_figures
+from proxist.telemetry.figures import registry_of
 from proxist_controlplane.cluster import Cluster
 from proxist_controlplane.config import ControlPlaneConfig
-from proxist_controlplane.metrics import registry_of
+from proxist_controlplane.metrics import cluster_figures
 from proxist_controlplane.owners import Owners
 from proxist_controlplane.peers import Peers
 from proxist_controlplane.persisting import Persisting
@@ -41,6 +44,7 @@ class ControlPlane:
         self._pending: list[str] = []
         self._grace_s = config.stop_grace_s
         self._catalog: Catalog | None = None
+        self._session: NodeSession | None = None
 
     def start(self) -> Mapping[str, str]:
         """Ready on return, unless etcd does not answer: then `/readyz` and health say so until it does."""
@@ -68,7 +72,16 @@ class ControlPlane:
         status = Status(cluster, owners, peers, clickhouse=config.clickhouse, run_dir=config.run_dir)
         persisting = Persisting(cluster, peers, ask_timeout_s=config.ask_timeout_s)
         commands = Commands(cluster, Tables(cluster), owners, persisting, status)
-        grpc_door, http_door = self._doors(ControlPlaneServicer(commands, config), catalog)
+        own = node_figures(
+            "controlplane",
+            config.name,
+            insecure=config.insecure,
+            client=client,
+            mirror=catalog.mirror,
+            session=lambda: self._session,
+        )
+        figures = registry_of("controlplane", own, cluster_figures(catalog))
+        grpc_door, http_door = self._doors(ControlPlaneServicer(commands, config), figures)
         reconciler = Reconciler(cluster, catalog, replace_after_s=config.replace_after_s)
         reconciler.start()
         self._undo.callback(reconciler.stop)
@@ -76,7 +89,7 @@ class ControlPlane:
         record = NodeRecord(
             config.name, "controlplane", os.getpid(), host_id=this_host_id(), insecure=config.insecure, **endpoints
         )
-        session = NodeSession(client, record, ttl_s=config.lease_ttl_s).start()
+        self._session = session = NodeSession(client, record, ttl_s=config.lease_ttl_s).start()
         self._undo.callback(session.close)
         subscription = catalog.mirror.subscribe(lambda _: grpc_door.set_serving(True))
         self._undo.callback(subscription.close)
@@ -86,12 +99,12 @@ class ControlPlane:
             _log.warning("etcd does not answer yet", etcd=config.etcd)
         return endpoints
 
-    def _doors(self, servicer: ControlPlaneServicer, catalog: Catalog) -> tuple[GrpcDoor, HttpDoor]:
+    def _doors(self, servicer: ControlPlaneServicer, figures: CollectorRegistry) -> tuple[GrpcDoor, HttpDoor]:
         config = self._config
         add = controlplane_pb2_grpc.add_ControlPlaneServiceServicer_to_server
         grpc_door = GrpcDoor([GrpcService(SERVICE_NAME, add, servicer)], config.host, config.grpc_port)
         self._undo.callback(self._stopping(grpc_door.stop))
-        http_door = HttpDoor(config.host, config.http_port, self._health, registry=registry_of(catalog))
+        http_door = HttpDoor(config.host, config.http_port, self._health, registry=figures)
         self._undo.callback(self._stopping(http_door.stop))
         grpc_door.start()
         http_door.start()

@@ -20,9 +20,10 @@ from proxist.model.table import Table
 from proxist.wal.record import RecordIn, cut_record, encode_body, persisted_record, rows_record
 from proxist.wal.writer import LogWriter
 from proxist_ingest.bounds import Bounds
+from proxist_ingest.counts import Counts
 from proxist_ingest.cutter import Cutter
 from proxist_ingest.ladder import Ladder
-from proxist_ingest.part import LEVELS, Part, PartAck
+from proxist_ingest.part import LEVELS, Part, PartAck, Receiver
 from proxist_ingest.producers import Original, Producers
 from proxist_ingest.residency import Residency, concat
 from proxist_ingest.seqdedup import SeqDedup
@@ -69,19 +70,6 @@ class _Group:
         self.end = Offset(self.end + record.rows)
 
 
-@dataclass(slots=True)
-class Counts:
-    """What the metrics page shows of one shard; written by its writer alone."""
-
-    rows: int = 0
-    batches: int = 0
-    repeats: int = 0
-    refused: int = 0
-    groups: int = 0
-    syncs: int = 0
-    sync_ns: int = 0
-
-
 class Committer:
     """The write path of one shard under one epoch."""
 
@@ -113,6 +101,8 @@ class Committer:
         self._lease = lease
         self._after_append = after_append
         self._syncs_inline = table.spec.durability == "disk"
+        if log.end > carried.persisted:  # recovered rows: how old they are is not known any more
+            self.counts.arrivals.note(log.end, time.monotonic_ns())
 
     def commit(self, parts: list[Part]) -> None:
         """Answer every part: its rows are at its level, or it is refused and left no trace.
@@ -160,6 +150,7 @@ class Committer:
         self._log.append([persisted_record(persisted, time.time_ns())])
         self._hot.set_persisted(persisted)
         self._bounds.forget_below(persisted)
+        self.counts.arrivals.persisted(persisted)
         self.cutter.persisted(persisted)
         self._ladder.advance(persisted=persisted)
 
@@ -168,8 +159,7 @@ class Committer:
         cut_before = self._bounds.last
         started_ns = time.monotonic_ns()
         self._log.sync()
-        self.counts.syncs += 1
-        self.counts.sync_ns += time.monotonic_ns() - started_ns
+        self.counts.sync_seconds.observe((time.monotonic_ns() - started_ns) / 1e9)
         self._ladder.advance(synced=self._log.synced_mark.records)
         self._bounds.expose(cut_before)
 
@@ -186,7 +176,7 @@ class Committer:
             if alone and rows.num_rows and not self.residency.room(rows):
                 raise self.residency.refusal(rows)
         except ProxistError as error:
-            self.counts.refused += 1
+            self.counts.refusals.add(error, part.rows.num_rows)
             part.done(error)
             return
         self._accept(group, part, rows, body, now_ns)
@@ -197,6 +187,7 @@ class Committer:
         rows = self._dedup.filter(part.rows)
         if rows is part.rows:
             return rows, part.body
+        self.counts.deduplicated_rows += part.rows.num_rows - rows.num_rows
         return rows, encode_body(rows) if rows.num_rows else b""
 
     def _accept(self, group: _Group, part: Part, rows: pa.RecordBatch, body: pa.Buffer | bytes, now_ns: int) -> None:
@@ -238,7 +229,6 @@ class Committer:
     def _make_durable(self, group: _Group) -> None:
         if not group.records:
             return
-        self.counts.groups += 1
         if self._syncs_inline:
             self.sync()
         else:
@@ -251,8 +241,8 @@ class Committer:
                 self._producers.retract(part.producer)
             if self._dedup is not None:
                 self._dedup.restore(seqs_before)
-        self.counts.refused += len(group.accepted)
         for accepted in group.accepted:
+            self.counts.refusals.add(error, accepted.rows.num_rows)
             accepted.part.done(error)
         for part, original in group.repeats:
             if original.ordinal <= self._log.mark.records:
@@ -269,12 +259,16 @@ class Committer:
             self._hot.append(rows, with_rows[0].original.first, time.time_ns())
             self._hot.publish(group.end)
             self.counts.rows += rows.num_rows
+            self.counts.arrivals.note(group.end, time.monotonic_ns())
         self._ladder.advance(visible=group.ordinal)
 
     def _answer(self, group: _Group) -> None:
+        if group.accepted:
+            self.counts.group_batches.observe(len(group.accepted))
         self.counts.batches += len(group.accepted)
         self.counts.repeats += len(group.repeats)
         for part, _, original, _ in group.accepted:
+            self.counts.bytes += part.byte_count
             self._promise(part, original, duplicate=False)
         for part, original in group.repeats:
             self._promise(part, original, duplicate=True)
@@ -282,7 +276,7 @@ class Committer:
     def _promise(self, part: Part, original: Original, *, duplicate: bool) -> None:
         """Ack `part` when its rows are at its level, and again for each follow-up that is above it."""
         ack = PartAck(self._shard, original.end - original.first, duplicate, part.level, original.epoch, original.end)
-        self._ladder.wait(part.level, original, lambda error: part.done(error or ack))
+        self._ladder.wait(part.level, original, lambda error: self._reached(part, part.done, ack, error))
         for level in part.follow_ups:
             if part.climbed is not None and LEVELS.index(level) > LEVELS.index(part.level):
                 self._follow_up(part, original, replace(ack, level=level))
@@ -290,7 +284,12 @@ class Committer:
     def _follow_up(self, part: Part, original: Original, ack: PartAck) -> None:
         climbed = part.climbed
         assert climbed is not None
-        self._ladder.wait(ack.level, original, lambda error: climbed(error or ack))
+        self._ladder.wait(ack.level, original, lambda error: self._reached(part, climbed, ack, error))
+
+    def _reached(self, part: Part, receiver: Receiver, ack: PartAck, error: ProxistError | None) -> None:
+        if error is None:
+            self.counts.ack_seconds[ack.level].observe((time.perf_counter_ns() - part.received_ns) / 1e9)
+        receiver(error or ack)
 
     def _check_lease(self) -> None:
         if time.monotonic_ns() >= self._lease.valid_until_ns:

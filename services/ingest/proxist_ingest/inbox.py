@@ -86,6 +86,11 @@ class Inbox:
             self._emptied.notify_all()
             return group
 
+    def waiting(self) -> tuple[int, int]:
+        """(parts, encoded bytes) that wait now."""
+        with self._lock:
+            return self._parts, self._bytes
+
     def close(self, error: ProxistError) -> None:
         """Refuse what comes from now on with `error`; what is queued stays to be drained."""
         with self._lock:

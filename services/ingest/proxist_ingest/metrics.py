@@ -1,64 +1,103 @@
-"""What /metrics says: read from the shards when it is asked for, so that the write path only counts integers."""
+"""What /metrics says of an ingest node: read from the shards when it is asked for; the write path only counts integers."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+import contextlib
+import os
+import time
+from collections.abc import Callable
+from pathlib import Path
 
-from prometheus_client import CollectorRegistry
-from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
-
+from proxist.telemetry import metrics as m
+from proxist.telemetry.figures import Histogram, Scrape, Source
+from proxist.wal.chain import list_logs, list_segments
+from proxist_ingest.inbox import QUEUE_BYTES_MAX
 from proxist_ingest.shard import Shard
 
-_COUNTERS = {
-    "rows": "Rows accepted since this owner's start.",
-    "batches": "Batches accepted, parts of one slot each.",
-    "repeats": "Batches that a producer sent again.",
-    "refused": "Batches that were refused after validation.",
-    "groups": "Group commits.",
-    "syncs": "fdatasync calls.",
-}
-_GAUGES = {
-    "floor": "Every row at or above this offset is in memory.",
-    "persisted": "Every row below this offset is in ClickHouse.",
-    "end": "First offset not yet assigned.",
-    "key_count": "Keys in memory.",
-}
+
+def disk(data_dir: Path) -> Source:
+    """The volume that the logs lie on."""
+
+    def add(scrape: Scrape) -> None:
+        volume = os.statvfs(data_dir)
+        scrape.add(m.INGEST_DISK_FREE, volume.f_bavail * volume.f_frsize)
+        scrape.add(m.INGEST_DISK_SIZE, volume.f_blocks * volume.f_frsize)
+
+    return add
 
 
-class ShardMetrics:
-    """A collector over the shards that `shards` names at the time."""
+def shards(open_shards: Callable[[], list[Shard]]) -> Source:
+    """The shards that `open_shards` names at the time."""
 
-    def __init__(self, shards: Callable[[], list[Shard]]) -> None:
-        self._shards = shards
+    def add(scrape: Scrape) -> None:
+        scrape.add(m.INGEST_QUEUE_LIMIT, QUEUE_BYTES_MAX)
+        acks: dict[tuple[str, str, str], Histogram] = {}
+        for shard in open_shards():
+            labels = (shard.table.tenant, shard.table.name, str(shard.id))
+            _add_counts(scrape, shard, labels)
+            _add_log(scrape, shard, labels)
+            _add_hot(scrape, shard, labels)
+            for level, seconds in shard.counts.ack_seconds.items():
+                acks.setdefault((*labels[:2], level), Histogram(m.LATENCY_S)).include(seconds)
+        for (tenant, table, level), seconds in acks.items():
+            scrape.histogram(m.INGEST_ACK_SECONDS, seconds, tenant, table, level)
 
-    def collect(self) -> Iterator[Metric]:
-        shards = self._shards()
-        for name, text in _COUNTERS.items():
-            counter = CounterMetricFamily(f"proxist_ingest_{name}", text, labels=["table", "shard"])
-            for shard in shards:
-                counter.add_metric([shard.table.name, str(shard.id)], getattr(shard.counts, name))
-            yield counter
-        seconds = CounterMetricFamily("proxist_ingest_sync_seconds", "Time in fdatasync.", labels=["table", "shard"])
-        used = GaugeMetricFamily("proxist_ingest_hot_bytes", "Memory in use, of hot_bytes.", labels=["table", "shard"])
-        waiting = GaugeMetricFamily(
-            "proxist_ingest_waiting_acks", "Acks that wait for a higher level.", labels=["table", "shard"]
-        )
-        for shard in shards:
-            labels = [shard.table.name, str(shard.id)]
-            seconds.add_metric(labels, shard.counts.sync_ns / 1e9)
-            used.add_metric(labels, shard.used_bytes)
-            waiting.add_metric(labels, shard.waiting_acks())
-        yield from (seconds, used, waiting)
-        marks = [(shard, shard.marks()) for shard in shards]
-        for name, text in _GAUGES.items():
-            gauge = GaugeMetricFamily(f"proxist_ingest_{name}", text, labels=["table", "shard"])
-            for shard, mark in marks:
-                gauge.add_metric([shard.table.name, str(shard.id)], getattr(mark, name))
-            yield gauge
+    return add
 
 
-def registry(shards: Callable[[], list[Shard]]) -> CollectorRegistry:
-    """A registry with the shards' figures."""
-    made = CollectorRegistry()
-    made.register(ShardMetrics(shards))
-    return made
+def _add_counts(scrape: Scrape, shard: Shard, labels: tuple[str, ...]) -> None:
+    counts = shard.counts
+    scrape.add(m.INGEST_ROWS, counts.rows, *labels)
+    scrape.add(m.INGEST_BYTES, counts.bytes, *labels)
+    scrape.add(m.INGEST_BATCHES, counts.batches, *labels)
+    scrape.add(m.INGEST_REPEATS, counts.repeats, *labels)
+    scrape.add(m.INGEST_DEDUPLICATED, counts.deduplicated_rows, *labels)
+    for code, batches, rows in counts.refusals.read():
+        scrape.add(m.INGEST_REFUSED_BATCHES, batches, *labels, code)
+        scrape.add(m.INGEST_REFUSED_ROWS, rows, *labels, code)
+    scrape.histogram(m.INGEST_GROUP_BATCHES, counts.group_batches, *labels)
+    scrape.histogram(m.INGEST_SYNC_SECONDS, counts.sync_seconds, *labels)
+    scrape.add(m.INGEST_WAITING_ACKS, shard.waiting_acks(), *labels)
+    batches, waiting_bytes = shard.inbox.waiting()
+    scrape.add(m.INGEST_QUEUE_BATCHES, batches, *labels)
+    scrape.add(m.INGEST_QUEUE_BYTES, waiting_bytes, *labels)
+
+
+def _add_log(scrape: Scrape, shard: Shard, labels: tuple[str, ...]) -> None:
+    marks, log = shard.marks(), shard.log_writer
+    sizes = _segment_bytes(log.log_dir.parent)
+    oldest_ns = shard.counts.arrivals.oldest_ns()
+    scrape.add(m.INGEST_WAL_BYTES, sum(sizes), *labels)
+    scrape.add(m.INGEST_WAL_SEGMENTS, len(sizes), *labels)
+    scrape.add(m.INGEST_WAL_UNSYNCED, max(0, log.end - log.synced), *labels)
+    scrape.add(m.INGEST_UNPERSISTED, marks.end - marks.persisted, *labels)
+    lag_ns = 0 if oldest_ns is None else time.monotonic_ns() - oldest_ns
+    scrape.add(m.INGEST_PERSIST_LAG, lag_ns / 1e9, *labels)
+    scrape.add(m.INGEST_END, marks.end, *labels)
+    scrape.add(m.INGEST_PERSISTED, marks.persisted, *labels)
+    scrape.add(m.INGEST_FLOOR, marks.floor, *labels)
+    scrape.add(m.INGEST_EPOCH, shard.epoch, *labels)
+    scrape.add(m.HOT_ROWS, marks.end - marks.floor, *labels)
+    scrape.add(m.HOT_KEYS, marks.key_count, *labels)
+    scrape.add(m.HOT_EVICTED_ROWS, marks.floor - marks.start, *labels)
+
+
+def _add_hot(scrape: Scrape, shard: Shard, labels: tuple[str, ...]) -> None:
+    hot = shard.hot
+    blocks, used = hot.usage()
+    scrape.add(m.HOT_BLOCKS, blocks, *labels)
+    scrape.add(m.HOT_BYTES, used, *labels)
+    scrape.add(m.HOT_LIMIT, hot.bound_bytes, *labels)
+    scrape.add(m.HOT_EVICTIONS, hot.eviction_count, *labels)
+    scrape.add(m.HOT_ATTACHES, shard.counts.attaches, *labels)
+    scrape.add(m.HOT_RETRIES, shard.reader.retry_count, *labels)
+
+
+def _segment_bytes(shard_dir: Path) -> list[int]:
+    """Sizes of the chain's segments; one that is deleted meanwhile is none."""
+    sizes = []
+    for log in list_logs(shard_dir):
+        for _, path in list_segments(log.path):
+            with contextlib.suppress(OSError):
+                sizes.append(path.stat().st_size)
+    return sizes

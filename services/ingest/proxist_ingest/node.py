@@ -23,6 +23,8 @@ from proxist.rpc.grpc_server import GrpcDoor, GrpcService
 from proxist.rpc.http import HttpDoor
 from proxist.rpc.run_dir import prepare_run_dir
 from proxist.rpc.service import Lifeline
+from proxist.telemetry.common import node_figures
+from proxist.telemetry.figures import registry_of
 from proxist.wal import DirectoryLock
 from proxist_ingest import metrics
 from proxist_ingest.config import IngestConfig
@@ -105,7 +107,16 @@ class IngestNode:
             config.host,
             config.grpc_port,
         )
-        self._http = HttpDoor(config.host, config.http_port, self.health, registry=metrics.registry(self.open_shards))
+        own = node_figures(
+            "ingest",
+            self.name,
+            insecure=config.insecure,
+            client=self._client,
+            mirror=self._catalog.mirror,
+            session=lambda: getattr(self, "_session", None),
+        )
+        figures = registry_of("ingest", own, metrics.disk(config.data_dir), metrics.shards(self.open_shards))
+        self._http = HttpDoor(config.host, config.http_port, self.health, registry=figures)
         self._attach = AttachDoor(config.attach_socket, self._provide)
         self._grpc.start()
         self._http.start()
@@ -186,13 +197,15 @@ class IngestNode:
         )
 
     def _endpoints(self) -> dict[str, str]:
-        return {
-            "flight": self._flight.uri,
-            "flight_unix": self._flight.unix_uri or "",
-            "grpc": self._grpc.address,
-            "http": self._http.url,
-            "attach": str(self._attach.path),
-        }
+        return self._config.advertised(
+            {
+                "flight": self._flight.uri,
+                "flight_unix": self._flight.unix_uri or "",
+                "grpc": self._grpc.address,
+                "http": self._http.url,
+                "attach": str(self._attach.path),
+            }
+        )
 
     # ---- the lease -------------------------------------------------------------------------------------------------
 
@@ -303,4 +316,5 @@ class IngestNode:
             raise NotOwner(f"Shard {shard_id} is owned by node {node!r}. Attach there.", shard=shard_id, node=node)
         page = self._opener.run_dir / "epochs" / str(shard_id)
         info = {"shard": shard_id, "epoch": shard.epoch, "table": shard.table.name, "epoch_page": str(page)}
+        shard.counts.attaches += 1
         return shard.readonly_fd(), info

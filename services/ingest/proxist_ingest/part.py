@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import pyarrow as pa
 
@@ -50,6 +51,8 @@ class Part:
     number: int = 0
     follow_ups: tuple[str, ...] = ()
     climbed: Receiver | None = None
+    received_ns: int = field(default_factory=time.perf_counter_ns)
+    """When the batch came (perf_counter); acks are timed from here."""
 
 
 def make_part(
@@ -61,13 +64,15 @@ def make_part(
     number: int = 0,
     follow_ups: tuple[str, ...] = (),
     climbed: Receiver | None = None,
+    received_ns: int | None = None,
 ) -> Part:
     """Encode normalised rows: the costly part of a write, done by the thread that received them."""
+    came_ns = time.perf_counter_ns() if received_ns is None else received_ns
     if not rows.num_rows:
-        return Part(rows, b"", NO_HASH, 0, level, done, producer, number, follow_ups, climbed)
+        return Part(rows, b"", NO_HASH, 0, level, done, producer, number, follow_ups, climbed, came_ns)
     body = encode_body(rows)
     content = hash_content(body) if producer is not None else NO_HASH
-    return Part(rows, body, content, int(body.size), level, done, producer, number, follow_ups, climbed)
+    return Part(rows, body, content, int(body.size), level, done, producer, number, follow_ups, climbed, came_ns)
 
 
 def raise_level(table_level: str, asked: str | None, subject: str) -> str:

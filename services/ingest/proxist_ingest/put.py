@@ -10,6 +10,7 @@ from __future__ import annotations
 import json
 import queue
 import threading
+import time
 from collections import deque
 from typing import Any, Protocol
 
@@ -81,6 +82,7 @@ class PutCall:
         self._acks.check()
 
     def _take(self, normaliser: Normaliser, batch: pa.RecordBatch, metadata: bytes | None) -> None:
+        came_ns = time.perf_counter_ns()
         request = parse_request(metadata, self._table.spec.durability)
         rows = normaliser.rows(batch)
         parts = self._split(rows, request)
@@ -89,7 +91,7 @@ class PutCall:
             self._acks.check()
         shards = {slot: self._table.shard_ids[slot] for slot in parts}
         put = PendingPut(self._count, request, shards, self._changed)
-        encoded = {slot: self._encode(put, slot, part) for slot, part in parts.items()}
+        encoded = {slot: self._encode(put, slot, part, came_ns) for slot, part in parts.items()}
         self._judge_number(request, encoded)
         self._count += 1
         self._acks.add(put)
@@ -106,7 +108,7 @@ class PutCall:
         # A numbered batch goes to every slot: where it has no rows, an empty record carries the number.
         return {slot: parts.get(slot, rows.slice(0, 0)) for slot in range(len(self._table.shard_ids))}
 
-    def _encode(self, put: PendingPut, slot: int, rows: pa.RecordBatch) -> Part:
+    def _encode(self, put: PendingPut, slot: int, rows: pa.RecordBatch, came_ns: int) -> Part:
         request = put.request
         return make_part(
             rows,
@@ -116,6 +118,7 @@ class PutCall:
             number=request.number,
             follow_ups=request.acks,
             climbed=put.climbed(slot) if request.acks else None,
+            received_ns=came_ns,
         )
 
     def _judge_number(self, request: PutRequest, parts: dict[int, Part]) -> None:

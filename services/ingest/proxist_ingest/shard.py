@@ -21,7 +21,8 @@ from proxist.model.table import Table
 from proxist.rpc.status import to_proxist
 from proxist.wal.writer import LogWriter
 from proxist_ingest.bounds import Bounds
-from proxist_ingest.commit import Carried, Committer, Counts, Lease
+from proxist_ingest.commit import Carried, Committer, Lease
+from proxist_ingest.counts import Counts
 from proxist_ingest.inbox import Inbox
 from proxist_ingest.ladder import Ladder
 from proxist_ingest.part import Part
@@ -76,10 +77,10 @@ class Shard:
         self.bounds: Bounds = carried.bounds
         self.producers = carried.producers
         self._sealed = dict(sealed or {})
-        self._hot = hot
-        self._reader: HotReader = hot.reader(epoch_page_path)
+        self.hot = hot
+        self.reader: HotReader = hot.reader(epoch_page_path)
         self._ladder = Ladder(carried.persisted)
-        self._inbox = Inbox(f"Shard {shard} of table {table.name!r}")
+        self.inbox = Inbox(f"Shard {shard} of table {table.name!r}")
         self._on_fatal = on_fatal
         self._unsynced = threading.Event()
         self._stopping = threading.Event()
@@ -111,7 +112,7 @@ class Shard:
             retry_after_s=0.5,
             shard=self.id,
         )
-        self._inbox.close(gone)
+        self.inbox.close(gone)
         if self._writer.ident is not None:
             self._writer.join()
         self._stopping.set()
@@ -126,9 +127,9 @@ class Shard:
             if self._failed is not None or self._closed:
                 return
             self._failed = error
-            self._hot.set_lease_until(0)
-        self._inbox.close(error)
-        for part in self._inbox.clear():
+            self.hot.set_lease_until(0)
+        self.inbox.close(error)
+        for part in self.inbox.clear():
             part.done(error)
         self._ladder.fail(error)
         self.bounds.close(error)
@@ -149,15 +150,19 @@ class Shard:
         if not failed:
             self.log_writer.seal()
         self.log_writer.close(sync=not failed)
-        self._reader.close()
-        self._hot.close()
+        self.reader.close()
+        self.hot.close()
 
     # ---- writing ---------------------------------------------------------------------------------------------------
 
     def write(self, part: Part) -> None:
         """Queue a part; `part.done` tells. Blocks while the queue is full, then raises Overloaded; NotOwner once the
         shard is stopping."""
-        self._inbox.put(part)
+        try:
+            self.inbox.put(part)
+        except ProxistError as error:
+            self.counts.refusals.add(error, part.rows.num_rows)
+            raise
 
     def flush(self) -> Offset:
         """Close the open batch now; returns the shard's end: everything acked before the call lies below it."""
@@ -176,7 +181,7 @@ class Shard:
                 shard=self.id,
                 epoch=self.epoch,
             )
-        if persisted <= self._hot.marks().persisted:
+        if persisted <= self.hot.marks().persisted:
             return
         if persisted > self.bounds.exposed or not self.bounds.is_bound(persisted):
             raise InvalidArgument(
@@ -191,8 +196,8 @@ class Shard:
 
         def target() -> Offset:
             if to.before_ns is not None:
-                return self._hot.floor_before_time(to.before_ns)
-            return self._hot.marks().persisted if to.rows is None else self._hot.floor_keeping(to.rows)
+                return self.hot.floor_before_time(to.before_ns)
+            return self.hot.marks().persisted if to.rows is None else self.hot.floor_keeping(to.rows)
 
         floor = self._on_writer(target)
         while self._on_writer(lambda: self._committer.residency.step_to(floor)):
@@ -203,7 +208,7 @@ class Shard:
         """Wait until every row below `end` is in ClickHouse; False after `timeout_s`. Raises what ended the shard."""
         deadline = time.monotonic() + timeout_s
         with self._published:
-            while self._hot.marks().persisted < end:
+            while self.hot.marks().persisted < end:
                 self._check_alive()
                 left_s = deadline - time.monotonic()
                 if left_s <= 0:
@@ -216,13 +221,13 @@ class Shard:
     def run(self, op: HotOp, probes: Probes | None = None) -> HotPart:
         """Answer from the hot set as of one instant."""
         self._check_alive()
-        return self._reader.run(op, probes)
+        return self.reader.run(op, probes)
 
     def wait_end(self, end: Offset, wait_ns: int) -> bool:
         """Wait until the shard's end is at least `end`; False after `wait_ns`."""
         deadline_ns = time.monotonic_ns() + wait_ns
         with self._published:
-            while self._hot.marks().end < end:
+            while self.hot.marks().end < end:
                 self._check_alive()
                 left_ns = deadline_ns - time.monotonic_ns()
                 if left_ns <= 0:
@@ -234,7 +239,7 @@ class Shard:
         """As `wait_end`, but raises Stale where the end was not reached."""
         if end is not None and not self.wait_end(end, wait_ns):
             raise Stale(
-                f"Shard {self.id} stands at {self._hot.marks().end}, but {end} was asked for and not reached within "
+                f"Shard {self.id} stands at {self.hot.marks().end}, but {end} was asked for and not reached within "
                 f"{wait_ns / 1e9:g} s. Wait longer, or read without it.",
                 retry_after_s=0.1,
                 shard=self.id,
@@ -248,15 +253,11 @@ class Shard:
 
     def marks(self) -> Marks:
         """Where the shard stands."""
-        return self._hot.marks()
+        return self.hot.marks()
 
     @property
     def counts(self) -> Counts:
         return self._committer.counts
-
-    @property
-    def used_bytes(self) -> int:
-        return self._hot.used_bytes
 
     def waiting_acks(self) -> int:
         """How many acks wait for a higher level."""
@@ -269,14 +270,14 @@ class Shard:
             if self._closed:
                 raise Unavailable(f"Shard {self.id} is closed.", shard=self.id)
             if self._fd is None:
-                self._fd = self._hot.readonly_fd()
+                self._fd = self.hot.readonly_fd()
             return self._fd
 
     def set_lease_until(self, valid_until_ns: int) -> None:
         """The lease was extended: readers may answer until then."""
         with self._fail_lock:
             if self._failed is None and not self._closed:
-                self._hot.set_lease_until(valid_until_ns)
+                self.hot.set_lease_until(valid_until_ns)
 
     def _check_alive(self) -> None:
         if self._failed is not None:
@@ -291,7 +292,7 @@ class Shard:
             while True:
                 due_ns = self._committer.cutter.due_ns()
                 wake_ns = next_look_ns if due_ns is None else min(max(due_ns, no_cut_before_ns), next_look_ns)
-                work = self._inbox.drain(wake_ns)
+                work = self.inbox.drain(wake_ns)
                 if work is None:
                     return
                 self._do(work)
@@ -342,7 +343,7 @@ class Shard:
                 done.set_exception(self._typed(error))
                 raise
 
-        self._inbox.command(run)
+        self.inbox.command(run)
         while True:
             try:
                 return done.result(timeout=0.5)

@@ -1,59 +1,64 @@
-"""What /metrics says: read when it is asked for, so that workers only keep their Progress."""
+"""What /metrics says of a persister: read when it is asked for, so that workers only keep their Progress."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import time
 
-from prometheus_client import CollectorRegistry, PlatformCollector, ProcessCollector
-from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
-
+from proxist.clickhouse import ClickHouse
+from proxist.telemetry import metrics as m
+from proxist.telemetry.figures import Scrape, Source
+from proxist_persister import progress as states
 from proxist_persister.keeper import Keeper
 from proxist_persister.sink import Sink
 
-_SINK_STATES = ("OK", "DEGRADED", "DOWN")
-_SHARD_STATES = ("WAITING", "READING_BACK", "FOLLOWING", "RETRYING", "PAUSED", "STOPPED")
-_LABELS = ["table", "shard"]
+SINK_STATES = ("OK", "DEGRADED", "DOWN")
+SHARD_STATES = (
+    states.WAITING,
+    states.READING_BACK,
+    states.FOLLOWING,
+    states.RETRYING,
+    states.PAUSED,
+    states.STOPPED,
+)
 
 
-class PersisterMetrics:
-    """A collector over the keeper's workers and their sink."""
+def persister_figures(keeper: Keeper, sink: Sink) -> Source:
+    """The workers that hold their shard, and the sink."""
 
-    def __init__(self, keeper: Keeper, sink: Sink) -> None:
-        self._keeper = keeper
-        self._sink = sink
+    def add(scrape: Scrape) -> None:
+        for worker in keeper.held():
+            labels = (worker.table.tenant, worker.table.name, str(worker.shard))
+            _add_shard(scrape, worker.board.progress, labels)
+        state = sink.state
+        for name in SINK_STATES:
+            scrape.add(m.SINK_STATE, state == name, name)
+        scrape.add(m.SINK_FAILURES, sink.failures)
+        for outcome, seconds in sink.insert_seconds.items():
+            scrape.histogram(m.PERSIST_SECONDS, seconds, outcome)
+        scrape.histogram(m.PERSIST_INSERT_ROWS, sink.insert_rows)
 
-    def collect(self) -> Iterator[Metric]:
-        inserts = CounterMetricFamily("proxist_persister_inserts", "Confirmed inserts.", labels=_LABELS)
-        rows = CounterMetricFamily("proxist_persister_rows", "Rows of confirmed inserts.", labels=_LABELS)
-        lag = GaugeMetricFamily("proxist_persister_lag_rows", "Rows sent by the owner, not persisted.", labels=_LABELS)
-        state = GaugeMetricFamily(
-            "proxist_persister_shard_state", "1 for the shard's state.", labels=[*_LABELS, "state"]
-        )
-        for worker in self._keeper.held():
-            now, labels = worker.board.progress, [worker.table.name, str(worker.shard)]
-            inserts.add_metric(labels, now.inserts)
-            rows.add_metric(labels, now.rows)
-            lag.add_metric(labels, max(0, now.end - now.persisted))
-            for name in _SHARD_STATES:
-                state.add_metric([*labels, name], float(now.state == name))
-        yield from (inserts, rows, lag, state)
-        sink = GaugeMetricFamily("proxist_persister_sink_state", "1 for ClickHouse's state.", labels=["state"])
-        for name in _SINK_STATES:
-            sink.add_metric([name], float(self._sink.state == name))
-        yield sink
-        yield _counter("proxist_persister_failures", "Statements that failed.", self._sink.failures)
-        yield _counter("proxist_persister_insert_seconds", "Time in confirmed inserts.", self._sink.insert_ns / 1e9)
-        yield _counter("proxist_clickhouse_statements", "Statements sent to ClickHouse.", self._sink.statements)
+    return add
 
 
-def registry(keeper: Keeper, sink: Sink) -> CollectorRegistry:
-    """A registry of its own: tests run several services in one process."""
-    made = CollectorRegistry()
-    made.register(PersisterMetrics(keeper, sink))
-    ProcessCollector(registry=made)
-    PlatformCollector(registry=made)
-    return made
+def clickhouse_figures(clickhouse: ClickHouse) -> Source:
+    """Every statement of the process."""
+
+    def add(scrape: Scrape) -> None:
+        scrape.add(m.CLICKHOUSE_STATEMENTS, clickhouse.statements)
+        scrape.histogram(m.CLICKHOUSE_SECONDS, clickhouse.statement_seconds)
+        for outcome, count in clickhouse.failures.items():
+            scrape.add(m.CLICKHOUSE_FAILURES, count, outcome)
+
+    return add
 
 
-def _counter(name: str, text: str, value: float) -> CounterMetricFamily:
-    return CounterMetricFamily(name, text, value=value)
+def _add_shard(scrape: Scrape, now: states.Progress, labels: tuple[str, ...]) -> None:
+    scrape.add(m.PERSIST_INSERTS, now.inserts, *labels)
+    scrape.add(m.PERSIST_ROWS, now.rows, *labels)
+    scrape.add(m.PERSIST_RETRIES, now.retries, *labels)
+    scrape.add(m.PERSIST_LAG_ROWS, max(0, now.end - now.persisted), *labels)
+    held_ns = time.monotonic_ns() - now.in_hand_since_ns if now.in_hand_rows else 0
+    scrape.add(m.PERSIST_LAG, held_ns / 1e9, *labels)
+    scrape.add(m.PERSIST_QUEUE, now.in_hand_rows, *labels)
+    for name in SHARD_STATES:
+        scrape.add(m.PERSIST_STATE, now.state == name, *labels, name)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+import time
 from dataclasses import dataclass, replace
 
 from proxist.errors import ProxistError
@@ -33,6 +34,11 @@ class Progress:
     """The end of the last batch that the owner sent, or its own end when the shard was taken up."""
     inserts: int = 0
     rows: int = 0
+    retries: int = 0
+    in_hand_rows: int = 0
+    """Rows of the batch that is being inserted; 0 while the next one is waited for."""
+    in_hand_since_ns: int = 0
+    """When that batch came (CLOCK_MONOTONIC)."""
     last_error: str = ""
     last_code: str = ""
 
@@ -55,10 +61,18 @@ class Board:
             kept = self._progress
             if error is not None:
                 kept = replace(kept, last_error=error.message, last_code=error.code)
+                if state == RETRYING:
+                    kept = replace(kept, retries=kept.retries + 1)
             elif state in (FOLLOWING, PAUSED):
                 kept = replace(kept, last_error="", last_code="")
             self._progress = replace(kept, state=state)
             self._changed.notify_all()
+
+    def took(self, rows: int) -> None:
+        """A batch of so many rows is in hand; 0: it is persisted, or was given up."""
+        with self._changed:
+            since_ns = time.monotonic_ns() if rows else 0
+            self._progress = replace(self._progress, in_hand_rows=rows, in_hand_since_ns=since_ns)
 
     def inserted(self, rows: int) -> None:
         with self._changed:

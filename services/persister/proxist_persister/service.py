@@ -8,6 +8,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 import structlog
+from prometheus_client import CollectorRegistry
 
 from proxist.clickhouse import ClickHouse
 from proxist.etcd import Catalog, EtcdClient, KeptLease, NodeRecord, NodeSession, this_host_id
@@ -15,9 +16,11 @@ from proxist.pb import persister_pb2_grpc
 from proxist.rpc.grpc_server import GrpcDoor, GrpcService
 from proxist.rpc.http import HttpDoor
 from proxist.rpc.service import Lifeline
+from proxist.telemetry.common import node_figures
+from proxist.telemetry.figures import registry_of
 from proxist_persister.config import PersisterConfig
 from proxist_persister.keeper import Keeper
-from proxist_persister.metrics import registry
+from proxist_persister.metrics import clickhouse_figures, persister_figures
 from proxist_persister.servicer import SERVICE_NAME, PersisterServicer
 from proxist_persister.sink import Sink
 from proxist_persister.watermarks import Watermarks
@@ -65,7 +68,16 @@ class Persister:
         self._sink = sink = Sink(clickhouse)
         watermarks = Watermarks(client, config.watermark_period_s)
         keeper = Keeper(Tools(config.name, client, catalog, sink, watermarks, self._lease))
-        grpc_door, http_door = self._doors(keeper, sink)
+        own = node_figures(
+            "persister",
+            config.name,
+            insecure=config.insecure,
+            client=client,
+            mirror=catalog.mirror,
+            session=lambda: self._session,
+        )
+        figures = registry_of("persister", own, clickhouse_figures(clickhouse), persister_figures(keeper, sink))
+        grpc_door, http_door = self._doors(keeper, sink, figures)
         endpoints = config.advertised({"grpc": grpc_door.address, "http": http_door.url})
         record = NodeRecord(
             config.name, "persister", os.getpid(), host_id=this_host_id(), insecure=config.insecure, **endpoints
@@ -93,13 +105,13 @@ class Persister:
     def _lease(self) -> KeptLease | None:
         return self._session.lease if self._session is not None else None
 
-    def _doors(self, keeper: Keeper, sink: Sink) -> tuple[GrpcDoor, HttpDoor]:
+    def _doors(self, keeper: Keeper, sink: Sink, figures: CollectorRegistry) -> tuple[GrpcDoor, HttpDoor]:
         config = self._config
         servicer = PersisterServicer(config.name, keeper, sink, pause_timeout_s=config.pause_timeout_s)
         add = persister_pb2_grpc.add_PersisterServiceServicer_to_server
         grpc_door = GrpcDoor([GrpcService(SERVICE_NAME, add, servicer)], config.host, config.grpc_port)
         self._undo.callback(self._stopping(grpc_door.stop))
-        http_door = HttpDoor(config.host, config.http_port, self._health, registry=registry(keeper, sink))
+        http_door = HttpDoor(config.host, config.http_port, self._health, registry=figures)
         self._undo.callback(self._stopping(http_door.stop))
         grpc_door.start()
         http_door.start()

@@ -11,6 +11,8 @@ from proxist.clickhouse import ClickHouse, database_of
 from proxist.errors import OperatorError, ProxistError
 from proxist.model.ids import Offset, ShardId
 from proxist.model.table import Table
+from proxist.telemetry.figures import Histogram
+from proxist.telemetry.metrics import ROWS, STORE_S
 from proxist_persister.batches import Insert
 from proxist_persister.coverage import Stored
 from proxist_persister.policy import SinkHealth
@@ -24,7 +26,8 @@ class Sink:
         self._lock = threading.Lock()  # guards _health and the counts
         self._health = SinkHealth()
         self._failures = 0
-        self._insert_ns = 0
+        self.insert_seconds = {outcome: Histogram(STORE_S) for outcome in ("ok", "failed")}
+        self.insert_rows = Histogram(ROWS)
 
     @property
     def state(self) -> str:
@@ -38,14 +41,9 @@ class Sink:
             return self._failures
 
     @property
-    def insert_ns(self) -> int:
-        """Time spent in inserts that were confirmed."""
-        with self._lock:
-            return self._insert_ns
-
-    @property
-    def statements(self) -> int:
-        return self._clickhouse.statements
+    def clickhouse(self) -> ClickHouse:
+        """For its counts."""
+        return self._clickhouse
 
     def prepare(self, table: Table, *, was_persisted: bool) -> None:
         """On return the table exists. Where rows of it were persisted before it must be there already: an empty new one
@@ -68,11 +66,14 @@ class Sink:
 
     def insert(self, table: Table, insert: Insert) -> None:
         """Confirmed on return."""
-        started_ns = time.monotonic_ns()
-        with self._watched():
-            self._clickhouse.insert(table, insert.rows, insert.token)
-        with self._lock:
-            self._insert_ns += time.monotonic_ns() - started_ns
+        began, outcome = time.perf_counter(), "failed"
+        try:
+            with self._watched():
+                self._clickhouse.insert(table, insert.rows, insert.token)
+            outcome = "ok"
+            self.insert_rows.observe(insert.rows.num_rows)
+        finally:
+            self.insert_seconds[outcome].observe(time.perf_counter() - began)
 
     def drop(self, table: Table) -> None:
         """Gone on return."""

@@ -158,6 +158,7 @@ class ShardWorker:
                 self._check()
                 self._persist_from(owner)
             finally:
+                self.board.took(0)
                 with self._lock:
                     self._owner = None
         self._check()
@@ -202,8 +203,10 @@ class ShardWorker:
         for batch in owner.follow(marks.persisted):
             if batch is not None:
                 self.board.reached(end=batch.end)
+                self.board.took(batch.end - batch.first)
                 self._persist(owner, marks, batch, stored if batch.first < stored.end else NOTHING)
                 self._advance(owner, batch.end)
+                self.board.took(0)
             self._check()
 
     def _was_persisted(self, marks: OwnerMarks) -> bool:

@@ -23,6 +23,7 @@ class Attached:
         self._lock = threading.Lock()  # guards _readers and _closed
         self._readers: dict[ShardId, HotReader] = {}
         self._closed = False
+        self._ended_retries = 0
 
     def run(
         self, socket: str, shard: ShardId, op: HotOp, probes: Probes | None, min_end: Offset | None, wait_ns: int
@@ -43,6 +44,7 @@ class Attached:
         """Forget a reader; running calls end first."""
         with self._lock:
             reader = self._readers.pop(shard, None)
+            self._ended_retries += 0 if reader is None else reader.retry_count
         if reader is not None:
             reader.close()
 
@@ -58,6 +60,12 @@ class Attached:
         """What is attached now."""
         with self._lock:
             return tuple(sorted(self._readers))
+
+    @property
+    def retry_count(self) -> int:
+        """Reads that began again because rows were evicted under them."""
+        with self._lock:
+            return self._ended_retries + sum(reader.retry_count for reader in self._readers.values())
 
     def _reader(self, socket: str, shard: ShardId) -> HotReader:
         found = self._readers.get(shard)

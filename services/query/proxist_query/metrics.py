@@ -1,54 +1,65 @@
-"""What /metrics says about queries; labels are verbs, outcomes and tiers, never symbols."""
+"""What /metrics says about queries; labels are verbs, plans, outcomes and tiers, never symbols."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+import threading
+from collections import Counter, defaultdict
 
-from prometheus_client import CollectorRegistry, Counter, Histogram
-from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
-
+from proxist.clickhouse import ClickHouse
 from proxist.model.receipt import Receipt
-
-_SECONDS = (0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 10, 60, 300)
+from proxist.telemetry import metrics as m
+from proxist.telemetry.figures import Histogram, Scrape
+from proxist_query.attached import Attached
 
 
 class Metrics:
-    """Counters of one query node, in a registry of their own."""
+    """Counters of one query node. Thread-safe; `_lock` guards all of them."""
 
-    def __init__(self, statements: Callable[[], int], attached: Callable[[], int]) -> None:
-        """`statements`: ClickHouse statements sent so far; `attached`: shards that are mapped now."""
-        self.registry = CollectorRegistry()
-        self._queries = Counter(
-            "proxist_query_queries", "Queries by verb and outcome.", ["verb", "outcome"], registry=self.registry
-        )
-        self._seconds = Histogram(
-            "proxist_query_seconds", "Time of a query in this node.", ["verb"], buckets=_SECONDS, registry=self.registry
-        )
-        self._rows = Counter("proxist_query_rows", "Rows taken from each tier.", ["tier"], registry=self.registry)
-        self._answers = Counter(
-            "proxist_query_answers", "Answers by plan and freshness mode.", ["plan", "mode"], registry=self.registry
-        )
-        self.registry.register(_Live(statements, attached))
+    def __init__(self, attached: Attached, clickhouse: ClickHouse) -> None:
+        self._attached = attached
+        self._clickhouse = clickhouse
+        self._lock = threading.Lock()
+        self._running = 0
+        self._queries: Counter[tuple[str, str]] = Counter()
+        self._answers: Counter[tuple[str, str]] = Counter()
+        self._rows = Counter({"hot": 0, "cold": 0})
+        self._seconds: defaultdict[tuple[str, str], Histogram] = defaultdict(lambda: Histogram(m.QUERY_S))
 
-    def finished(self, verb: str, outcome: str, seconds: float) -> None:
-        self._queries.labels(verb, outcome).inc()
-        self._seconds.labels(verb).observe(seconds)
+    def began(self) -> None:
+        """`finished` follows."""
+        with self._lock:
+            self._running += 1
+
+    def finished(self, verb: str, plan: str, outcome: str, seconds: float) -> None:
+        with self._lock:
+            self._running -= 1
+            self._queries[verb, outcome] += 1
+            histogram = self._seconds[verb, plan]
+        histogram.observe(seconds)
 
     def answered(self, receipt: Receipt) -> None:
-        self._rows.labels("hot").inc(receipt.rows_hot)
-        self._rows.labels("cold").inc(receipt.rows_cold)
-        self._answers.labels(receipt.plan, receipt.mode).inc()
+        with self._lock:
+            self._rows["hot"] += receipt.rows_hot
+            self._rows["cold"] += receipt.rows_cold
+            self._answers[receipt.plan, receipt.mode] += 1
 
-
-class _Live:
-    """Figures that are read when they are asked for."""
-
-    def __init__(self, statements: Callable[[], int], attached: Callable[[], int]) -> None:
-        self._statements = statements
-        self._attached = attached
-
-    def collect(self) -> Iterator[Metric]:
-        yield CounterMetricFamily(
-            "proxist_clickhouse_statements", "Statements sent to ClickHouse.", value=self._statements()
-        )
-        yield GaugeMetricFamily("proxist_query_attached_shards", "Shards mapped into memory.", value=self._attached())
+    def figures(self, scrape: Scrape) -> None:
+        """The source for /metrics."""
+        with self._lock:
+            running, queries, answers = self._running, dict(self._queries), dict(self._answers)
+            rows, seconds = dict(self._rows), dict(self._seconds)
+        scrape.add(m.QUERY_RUNNING, running)
+        for labels, count in queries.items():
+            scrape.add(m.QUERIES, count, *labels)
+        for labels, count in answers.items():
+            scrape.add(m.QUERY_ANSWERS, count, *labels)
+        for tier, count in rows.items():
+            scrape.add(m.QUERY_ROWS, count, tier)
+        for labels, histogram in seconds.items():
+            scrape.histogram(m.QUERY_SECONDS, histogram, *labels)
+        scrape.add(m.QUERY_ATTACHED, len(self._attached.shards()))
+        scrape.add(m.QUERY_RETRIES, self._attached.retry_count)
+        scrape.add(m.CLICKHOUSE_STATEMENTS, self._clickhouse.statements)
+        scrape.histogram(m.CLICKHOUSE_SECONDS, self._clickhouse.statement_seconds)
+        for outcome, count in self._clickhouse.failures.items():
+            scrape.add(m.CLICKHOUSE_FAILURES, count, outcome)

@@ -20,6 +20,8 @@ from proxist.rpc.grpc_server import GrpcDoor, GrpcService
 from proxist.rpc.http import HttpDoor
 from proxist.rpc.run_dir import prepare_run_dir
 from proxist.rpc.service import Lifeline
+from proxist.telemetry.common import node_figures
+from proxist.telemetry.figures import registry_of
 from proxist_query.attached import Attached
 from proxist_query.catalog import NodeCatalog
 from proxist_query.config import QueryConfig
@@ -103,7 +105,16 @@ class QueryNode:
         engine = self._closing(Engine(config.engines_max, config.query_s_max))
         actions = self._closing(ClusterActions(self._catalog, self.name))
         hot = Hot(self._catalog, self._attached, remote, self._host_id)
-        metrics = Metrics(lambda: self._clickhouse.statements, lambda: len(self._attached.shards()))
+        metrics = Metrics(self._attached, self._clickhouse)
+        own = node_figures(
+            "query",
+            self.name,
+            insecure=config.insecure,
+            client=self._client,
+            mirror=self._catalog.mirror,
+            session=lambda: getattr(self, "_session", None),
+        )
+        figures = registry_of("query", own, metrics.figures)
         catalog = NodeCatalog(self._catalog)
         runner = Runner(catalog, hot, self._clickhouse, engine, metrics, query_s_max=config.query_s_max)
         # The engine's first statement takes tens of milliseconds: not the first caller's.
@@ -113,7 +124,7 @@ class QueryNode:
         self._flight = self._opened(FlightDoor(door, config.host, config.flight_port, config.flight_socket))
         service = GrpcService(SERVICE_NAME, pb_grpc.add_QueryServiceServicer_to_server, servicer)
         self._grpc = self._opened(GrpcDoor([service], config.host, config.grpc_port))
-        self._http = self._opened(HttpDoor(config.host, config.http_port, self.health, registry=metrics.registry))
+        self._http = self._opened(HttpDoor(config.host, config.http_port, self.health, registry=figures))
         self._grpc.start()
         self._http.start()
         self._join_cluster()

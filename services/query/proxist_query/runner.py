@@ -57,19 +57,20 @@ class Runner:
         """
         began = time.monotonic()
         verb = type(query.verb).__name__.lower()
-        outcome = "INTERNAL"
+        outcome, plan = "INTERNAL", "none"
+        self._metrics.began()
         try:
             with self._entry(query.id) as cancelled:
                 step = self._step(began + self._query_s_max, cancelled, alive)
                 answer = self._answer(query, probes, tenant, step, began)
-            outcome = "ok"
+            outcome, plan = "ok", answer.receipt.plan
             self._metrics.answered(answer.receipt)
             return answer
         except ProxistError as error:
             outcome = error.code
             raise
         finally:
-            self._metrics.finished(verb, outcome, time.monotonic() - began)
+            self._metrics.finished(verb, plan, outcome, time.monotonic() - began)
 
     def schema(self, query: Query, tenant: str = DEFAULT_TENANT) -> pa.Schema:
         """The schema of an SQL query's answer, without running it."""
