@@ -53,6 +53,9 @@ class ServiceConfig(BaseSettings):
     stop_grace_s: float = Field(default=5.0, gt=0, le=300)
     insecure: bool = False
     log_level: Literal["debug", "info", "warning", "error"] = "info"
+    trace_callers: bool = True
+    """Whether calls continue the trace that their caller sends; false: each begins a trace of its own. Tracing itself is
+    switched on by the standard OTEL_* variables."""
 
     @property
     def etcd_endpoints(self) -> list[str]:

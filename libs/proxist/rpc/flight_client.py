@@ -19,6 +19,7 @@ from pyarrow import flight
 
 from proxist.errors import ProxistError
 from proxist.rpc.status import from_flight
+from proxist.rpc.tracing import flight_headers, flight_outgoing
 
 WRITE_BYTES_MAX = 1 << 30
 """A larger message could pass Flight's hard limit of 2 GiB; pyarrow then raises FlightWriteSizeExceededError."""
@@ -65,6 +66,10 @@ class FlightPeer:
 
     def do_get(self, ticket: Mapping[str, Any] | bytes, *, timeout_s: float) -> Answer:
         """The whole answer. Raises the server's error class, Unavailable or DeadlineExceeded."""
+        with flight_outgoing("DoGet", self.uri):
+            return self._get(ticket, timeout_s)
+
+    def _get(self, ticket: Mapping[str, Any] | bytes, timeout_s: float) -> Answer:
         try:
             reader = self._client.do_get(flight.Ticket(_json(ticket)), _options(timeout_s))
             batches, app_metadata = [], None
@@ -81,7 +86,7 @@ class FlightPeer:
     def stream(self, ticket: Mapping[str, Any] | bytes, *, timeout_s: float) -> GetStream:
         """A DoGet answer chunk by chunk; for endless streams `timeout_s` bounds the stream's life."""
         try:
-            reader = self._client.do_get(flight.Ticket(_json(ticket)), _options(timeout_s))
+            reader = self._client.do_get(flight.Ticket(_json(ticket)), _lasting(timeout_s))
             return GetStream(self, reader)
         except pa.ArrowException as error:
             raise self._typed(error) from None
@@ -90,16 +95,17 @@ class FlightPeer:
         """Open a DoPut to `path`; for long-lived streams `timeout_s` bounds the stream's life."""
         try:
             descriptor = flight.FlightDescriptor.for_path(*path)
-            writer, reader = self._client.do_put(descriptor, schema, _options(timeout_s))
+            writer, reader = self._client.do_put(descriptor, schema, _lasting(timeout_s))
         except pa.ArrowException as error:
             raise self._typed(error) from None
         return PutStream(self, writer, reader)
 
-    def do_exchange(self, command: Mapping[str, Any] | bytes, *, timeout_s: float) -> Exchange:
-        """Open a DoExchange; for sessions `timeout_s` bounds the session's life."""
+    def do_exchange(self, command: Mapping[str, Any] | bytes, *, timeout_s: float, lasting: bool = False) -> Exchange:
+        """Open a DoExchange; for sessions, which are `lasting`, `timeout_s` bounds the session's life."""
         try:
             descriptor = flight.FlightDescriptor.for_command(_json(command))
-            writer, reader = self._client.do_exchange(descriptor, _options(timeout_s))
+            options = _lasting(timeout_s) if lasting else _options(timeout_s)
+            writer, reader = self._client.do_exchange(descriptor, options)
         except pa.ArrowException as error:
             raise self._typed(error) from None
         return Exchange(self, writer, reader)
@@ -107,8 +113,9 @@ class FlightPeer:
     def do_action(self, name: str, body: Mapping[str, Any] | None = None, *, timeout_s: float) -> list[Any]:
         """The results, each parsed as JSON."""
         try:
-            results = self._client.do_action(flight.Action(name, _json(body or {})), _options(timeout_s))
-            return [json.loads(result.body.to_pybytes()) for result in results]
+            with flight_outgoing("DoAction", self.uri, name):
+                results = self._client.do_action(flight.Action(name, _json(body or {})), _options(timeout_s))
+                return [json.loads(result.body.to_pybytes()) for result in results]
         except pa.ArrowException as error:
             raise self._typed(error) from None
 
@@ -285,4 +292,9 @@ def _json(value: Mapping[str, Any] | bytes) -> bytes:
 
 
 def _options(timeout_s: float) -> flight.FlightCallOptions:
+    return flight.FlightCallOptions(timeout=timeout_s, headers=flight_headers())
+
+
+def _lasting(timeout_s: float) -> flight.FlightCallOptions:
+    """Of a stream that outlives the operation that opened it, so it is no part of its trace."""
     return flight.FlightCallOptions(timeout=timeout_s)

@@ -21,6 +21,7 @@ from pyarrow import flight
 
 from proxist.errors import InvalidArgument, Overloaded, Unavailable
 from proxist.rpc import ports
+from proxist.rpc.server_tracing import flight_call, flight_middleware
 from proxist.rpc.status import flight_error
 
 SLICE_ROWS_MAX = 65_536
@@ -246,7 +247,7 @@ class _Listener(flight.FlightServerBase):
         self._stopping = stopping
         self._calls = calls
         self._local = local
-        super().__init__(location)
+        super().__init__(location, middleware=flight_middleware())
 
     def _run(self, context: Any, name: str, work: Callable[[Call], T]) -> T:
         """Run one handler to its end as one counted call."""
@@ -255,7 +256,8 @@ class _Listener(flight.FlightServerBase):
             try:
                 call = Call(context, self._stopping, name, self._local)
                 call.check()
-                return work(call)
+                with flight_call(context, name, self._local):
+                    return work(call)
             finally:
                 self._calls.leave(call_id)
         except BaseException as error:

@@ -11,6 +11,7 @@ from typing import Any
 import grpc
 
 from proxist.rpc.status import from_grpc
+from proxist.rpc.tracing import grpc_metadata, grpc_outgoing
 
 TIMEOUT_S = 10.0
 MESSAGE_BYTES_MAX = 16 << 20
@@ -43,7 +44,7 @@ class _Details(grpc.ClientCallDetails):
     def __init__(self, details: Any, timeout_s: float) -> None:
         self.method = details.method
         self.timeout = timeout_s if details.timeout is None else details.timeout
-        self.metadata = details.metadata
+        self.metadata = grpc_metadata(details.metadata)
         self.credentials = details.credentials
         self.wait_for_ready = details.wait_for_ready
         self.compression = details.compression
@@ -60,11 +61,12 @@ class _TypedErrors(
         self._timeout_s = timeout_s
 
     def _unary(self, continuation: Callable[[Any, Any], Any], details: Any, request: Any) -> Any:
-        call = continuation(_Details(details, self._timeout_s), request)
-        error = call.exception()
-        if error is not None:
-            raise from_grpc(error, self._address) from None
-        return call
+        with grpc_outgoing(details.method, self._address):
+            call = continuation(_Details(details, self._timeout_s), request)
+            error = call.exception()
+            if error is not None:
+                raise from_grpc(error, self._address) from None
+            return call
 
     def _stream(self, continuation: Callable[[Any, Any], Any], details: Any, request: Any) -> Any:
         return TypedStream(continuation(_Details(details, self._timeout_s), request), self._address)

@@ -15,7 +15,9 @@ from grpc_reflection.v1alpha import reflection
 from proxist.errors import Overloaded
 from proxist.rpc import ports
 from proxist.rpc.grpc_client import MESSAGE_BYTES_MAX
+from proxist.rpc.server_tracing import GrpcTracing
 from proxist.rpc.status import grpc_status
+from proxist.telemetry import tracing
 
 WORKERS = 16
 """Threads for calls. A call that waits (Flush) holds one, so there are more than cores."""
@@ -43,7 +45,7 @@ class GrpcDoor:
         self._pool = concurrent.futures.ThreadPoolExecutor(workers, thread_name_prefix="grpc")
         self._server = grpc.server(
             self._pool,
-            interceptors=[_Errors()],
+            interceptors=[GrpcTracing(), _Errors()] if tracing.on() else [_Errors()],
             maximum_concurrent_rpcs=workers + QUEUED_MAX,
             options=[
                 ("grpc.so_reuseport", 0),  # on, a second server would share the port silently

@@ -11,12 +11,15 @@ from typing import Any
 import uvicorn
 from prometheus_client import CONTENT_TYPE_LATEST, REGISTRY, CollectorRegistry, generate_latest
 from starlette.applications import Starlette
+from starlette.middleware import Middleware
 from starlette.requests import Request
 from starlette.responses import JSONResponse, PlainTextResponse, Response
 from starlette.routing import Route
 
 from proxist.errors import InternalError
 from proxist.rpc import ports
+from proxist.rpc.server_tracing import HttpTracing
+from proxist.telemetry import tracing
 
 HealthSource = Callable[[], Mapping[str, Any]]
 """Plain JSON about the node: at least `name`, `role`, `state` ("ready" means ready), `insecure`."""
@@ -42,7 +45,7 @@ class HttpDoor:
             Route("/metrics", self._metrics),
         ]
         config = uvicorn.Config(
-            Starlette(routes=routes), log_config=None, access_log=False, lifespan="off", timeout_graceful_shutdown=1
+            _app(routes), log_config=None, access_log=False, lifespan="off", timeout_graceful_shutdown=1
         )
         self._server = _Server(config)
         self._thread = threading.Thread(target=self._run, name="http", daemon=True)
@@ -88,6 +91,10 @@ class HttpDoor:
 
     def _metrics(self, request: Request) -> Response:
         return Response(generate_latest(self._registry), media_type=CONTENT_TYPE_LATEST)
+
+
+def _app(routes: list[Route]) -> Starlette:
+    return Starlette(routes=routes, middleware=[Middleware(HttpTracing)] if tracing.on() else [])
 
 
 class _Server(uvicorn.Server):

@@ -32,7 +32,7 @@ from proxist import config as settings
 from proxist.config import ServiceConfig
 from proxist.errors import ProxistError
 from proxist.rpc.status import exit_code, to_proxist
-from proxist.telemetry import logs
+from proxist.telemetry import logs, setup
 
 SIGNAL_LOOK_S = 0.5
 
@@ -91,6 +91,7 @@ def main(
     try:
         config = settings.load(config_class, arguments, defaults=defaults)
         logs.configure(config.log_level, role=role, name=config.name)
+        setup.configure(role, config.name, trust_callers=config.trace_callers)
     except ProxistError as error:
         end(role, error)
     run(role, config, build)
@@ -144,6 +145,7 @@ def _stop_on_signals(lifeline: Lifeline) -> None:
 
 def end(name: str, error: ProxistError | None) -> NoReturn:
     """End the process now, without waiting for threads: one that a client blocks would never be joined."""
+    setup.flush()
     if error is not None:
         print(f"error {name}: {error.message}", file=sys.stderr)
     sys.stdout.flush()

@@ -1,6 +1,7 @@
 """The DoExchange session, server side: one open stream, many queries, one at a time and in order.
 
-Request: app_metadata is a JSON query with an `id`; the batch, if there is one, is the probe table.
+Request: app_metadata is a JSON query with an `id` (and, where the caller traces, its W3C `traceparent`); the batch, if
+there is one, is the probe table.
 Answer: its batches carry `{"id": …}`, the last message `{"id": …, "last": true, "receipt": …}` with or without a
 batch; a failed query is answered `{"id": …, "last": true, "error": {…}}` and the session stays open. Flight allows
 one schema per direction, so the first probe and the first answer with columns fix them.
@@ -19,6 +20,10 @@ from pyarrow import flight
 from proxist.errors import InvalidArgument, SchemaMismatch
 from proxist.rpc.flight_server import Call, slices
 from proxist.rpc.status import to_proxist
+from proxist.rpc.tracing import FLIGHT_SERVICE, carrier_of
+from proxist.telemetry import tracing
+
+SPAN = f"{FLIGHT_SERVICE}/DoExchange"
 
 
 @dataclass(frozen=True)
@@ -62,8 +67,9 @@ class _Session:
         try:
             query = _parse(request)
             query_id = query.get("id")
-            answer = self._answer(query, probes)
-            batches = self._fitting(answer.rows)
+            with tracing.serve(SPAN, carrier_of(query), {"rpc.system.name": "grpc", "rpc.method": SPAN}):
+                answer = self._answer(query, probes)
+                batches = self._fitting(answer.rows)
         except Exception as error:
             wire = to_proxist(error).to_json()
             self._writer.write_metadata(_pack({"id": query_id, "last": True, "error": wire}))
