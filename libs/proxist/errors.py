@@ -12,7 +12,8 @@
     │  ├─ ProducerGap           a producer skipped a number
     │  ├─ ProducerConflict      a producer's number came again with other content
     │  ├─ TokenLost             a token names rows that were lost, or that retention removed
-    │  └─ PermissionDenied      no right, or no identity
+    │  └─ PermissionDenied      no right
+    │     └─ Unauthenticated    no identity: no token, or one that is not valid
     ├─ OperatorError            somebody must run a command or change a setting
     │  ├─ ConfigError           a setting is unknown, malformed or contradicts another
     │  ├─ PortTaken             another process listens there
@@ -109,6 +110,12 @@ class TokenLost(CallerError):
 
 class PermissionDenied(CallerError):
     code = "PERMISSION_DENIED"
+
+
+class Unauthenticated(PermissionDenied):
+    """Details: `reason`: "missing", "invalid", "expired" or "revoked"."""
+
+    code = "UNAUTHENTICATED"
 
 
 class OperatorError(ProxistError):
