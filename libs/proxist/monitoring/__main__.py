@@ -1,0 +1,3 @@
+from proxist.monitoring.generate import main
+
+main()
