@@ -22,7 +22,7 @@ from pydantic_settings import BaseSettings, SettingsConfigDict
 from proxist.errors import ConfigError
 
 ENV_PREFIX = "PROXIST_"
-NOT_SETTINGS = ("PROXIST_CONFIG", "PROXIST_CONTROLPLANE", "PROXIST_ETCD_BINARY", "PROXIST_TEST_")
+NOT_SETTINGS = ("PROXIST_CONFIG", "PROXIST_TOKEN", "PROXIST_CONTROLPLANE", "PROXIST_ETCD_BINARY", "PROXIST_TEST_")
 """Variables (or their beginnings) of programs and tests, which are not settings of a service."""
 
 
@@ -52,6 +52,11 @@ class ServiceConfig(BaseSettings):
     """How long a dead node's shards stay without an owner where nobody restarts it."""
     stop_grace_s: float = Field(default=5.0, gt=0, le=300)
     insecure: bool = False
+    auth: Literal["off", "tokens"] = "off"
+    """`tokens`: every call needs one (`pxctl auth create-token`) and services prove themselves by the cluster's secret."""
+    cluster_secret_file: Path | None = None
+    """With `auth: tokens`: a file with 32 characters or more, the same for every service and readable for its user
+    alone; several lines while it is rotated, the first one signs."""
     log_level: Literal["debug", "info", "warning", "error"] = "info"
     trace_callers: bool = True
     """Whether calls continue the trace that their caller sends; false: each begins a trace of its own. Tracing itself is

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import threading
 import time
 from collections.abc import Callable, Mapping
@@ -9,11 +10,13 @@ from typing import Any, TypeVar
 
 import pyarrow as pa
 
+from proxist.auth.outgoing import fixed
 from proxist.client.acks import Ack
 from proxist.client.answer import Answer
 from proxist.client.session import Session
 from proxist.client.table import Table
 from proxist.client.topology import TableMap, Topology, parse_topology
+from proxist.client.tracing import query_span
 from proxist.client.verbs import Verbs
 from proxist.client.wire import UNREACHABLE, Wire, check_uri
 from proxist.client.writer import Writer
@@ -21,6 +24,7 @@ from proxist.errors import InvalidArgument, NotFound, ProxistError, Unavailable
 from proxist.model.table import TableSpec, parse_spec
 
 TIMEOUT_S = 30.0
+TOKEN_VARIABLE = "PROXIST_TOKEN"
 READ_RETRY_S = 10.0
 _BACKOFF_S = 0.1
 
@@ -28,18 +32,27 @@ T = TypeVar("T")
 
 
 def connect(
-    uri: str, *, attach: str = "auto", timeout_s: float = TIMEOUT_S, read_retry_s: float = READ_RETRY_S
+    uri: str,
+    *,
+    token: str | None = None,
+    attach: str = "auto",
+    timeout_s: float = TIMEOUT_S,
+    read_retry_s: float = READ_RETRY_S,
 ) -> Connection:
     """Connect to a cluster through one of its nodes: `grpc://host:port`, `grpc+unix:///path` or `host:port`.
 
     Reads go to that node where it is a query node, else to a query node of the cluster; writes go straight to the
-    owners. `timeout_s` bounds each call. A read whose node does not answer is tried again, there and on
+    owners. `token` (else PROXIST_TOKEN) says who calls, where the cluster has `auth: tokens`. `timeout_s` bounds each
+    call. A read whose node does not answer is tried again, there and on
     the cluster's other query nodes, for `read_retry_s`; an error that a node sent is raised at once. `attach`: "auto" and "never"; today a client reads over Flight either way, and the
-    query node beside an owner attaches for it. Raises Unavailable where nobody answers.
+    query node beside an owner attaches for it. Raises Unavailable where nobody answers, Unauthenticated and
+    PermissionDenied where the token is missing, not valid or too small.
     """
     if attach not in ("auto", "never"):
         raise InvalidArgument(f'`attach` is {attach!r}, but must be "auto" or "never".')
-    connection = Connection(uri, timeout_s=timeout_s, read_retry_s=read_retry_s)
+    connection = Connection(
+        uri, timeout_s=timeout_s, read_retry_s=read_retry_s, token=token or os.environ.get(TOKEN_VARIABLE) or None
+    )
     try:
         connection.topology()
     except BaseException:
@@ -51,7 +64,8 @@ def connect(
 class Connection(Verbs):
     """Safe for several threads. `_lock` guards the wires, the topology, the writers, the probe session and the reader."""
 
-    def __init__(self, uri: str, *, timeout_s: float, read_retry_s: float) -> None:
+    def __init__(self, uri: str, *, timeout_s: float, read_retry_s: float, token: str | None = None) -> None:
+        self._credential = fixed(token)
         self.uri = check_uri(uri)
         self._timeout_s = timeout_s
         self._read_retry_s = read_retry_s
@@ -69,7 +83,8 @@ class Connection(Verbs):
         """Any JSON query of the public surface; `probes` are the rows of `left: {"probe": true}`."""
         if probes is not None:
             return self._read(lambda: self._session_for_probes().query(query, probes))
-        return self._read(lambda: Answer(*self._reader().get(query, self._timeout_s)))
+        with query_span(query, self.uri):
+            return self._read(lambda: Answer(*self._reader().get(query, self._timeout_s)))
 
     def session(self) -> Session:
         """Open streams for many small queries; close it, or use `with`."""
@@ -160,7 +175,7 @@ class Connection(Verbs):
         with self._lock:
             self._check_open()
             if uri not in self._wires:
-                self._wires[uri] = Wire(uri)
+                self._wires[uri] = Wire(uri, self._credential)
             return self._wires[uri]
 
     def close(self) -> None:

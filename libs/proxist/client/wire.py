@@ -59,7 +59,9 @@ class Wire(FlightPeer):
         orders the two.
         """
         try:
-            return self._client.do_put(flight.FlightDescriptor.for_path(table), schema)
+            return self._client.do_put(
+                flight.FlightDescriptor.for_path(table), schema, flight.FlightCallOptions(headers=self._auth())
+            )
         except pa.ArrowException as error:
             raise from_flight(error, self.uri) from None
 

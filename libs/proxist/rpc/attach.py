@@ -1,6 +1,7 @@
 """Descriptors over a unix socket (SCM_RIGHTS): how an owner hands its hot set, read-only, to readers of its host.
 
-One request per connection, one packet each way (SOCK_SEQPACKET): the client sends `{"shard": 7}`; the owner answers
+One request per connection, one packet each way (SOCK_SEQPACKET): the client sends `{"shard": 7}`, with its
+`token` where the owner has auth; the owner answers
 `{"info": {…}}` with the descriptor, or `{"error": {…}}` without one. Who may connect is decided by the mode of the
 run directory (0700) and checked again here: the peer must have the owner's uid, or be root.
 """
@@ -19,6 +20,8 @@ from typing import Any
 
 import structlog
 
+from proxist.auth import outgoing
+from proxist.auth.guard import Guard, open_guard
 from proxist.errors import InternalError, InvalidArgument, PermissionDenied, ProxistError, Unavailable, from_json
 from proxist.rpc import ports
 from proxist.rpc.status import to_proxist
@@ -35,7 +38,8 @@ Provider = Callable[[int], tuple[int, Mapping[str, Any]]]
 class AttachDoor:
     """Answers on `path` (removed first, mode 0600) from its own thread; serving when constructed."""
 
-    def __init__(self, path: Path, provider: Provider) -> None:
+    def __init__(self, path: Path, provider: Provider, guard: Guard | None = None) -> None:
+        self._guard = guard or open_guard()
         ports.check_unix_path(path)
         path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
         path.unlink(missing_ok=True)
@@ -76,7 +80,8 @@ class AttachDoor:
     def _answer(self, client: socket.socket) -> None:
         try:
             _check_peer(client)
-            shard = _read_request(client)
+            shard, token = _read_request(client)
+            self._guard.admit("attach", token)
             descriptor, info = self._provider(shard)
         except OSError:
             raise
@@ -95,7 +100,8 @@ def request_fd(path: Path | str, shard: int, *, timeout_s: float = 2.0) -> tuple
         with socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as client:
             client.settimeout(timeout_s)
             client.connect(str(path))
-            client.send(json.dumps({"shard": shard}).encode())
+            token = outgoing.own()
+            client.send(json.dumps({"shard": shard} if token is None else {"shard": shard, "token": token}).encode())
             packet, descriptors = _receive(client)
     except OSError as error:
         reason = error.strerror or type(error).__name__
@@ -135,15 +141,16 @@ def _read_answer(packet: bytes, descriptors: list[int], shard: int) -> tuple[int
     return descriptors[0], answer["info"]
 
 
-def _read_request(client: socket.socket) -> int:
+def _read_request(client: socket.socket) -> tuple[int, str | None]:
     packet = client.recv(PACKET_BYTES_MAX)
     try:
-        shard = json.loads(packet)["shard"]
-    except (ValueError, KeyError, TypeError):
-        shard = None
+        request = json.loads(packet)
+        shard, token = request["shard"], request.get("token")
+    except (ValueError, KeyError, TypeError, AttributeError):
+        shard, token = None, None
     if not isinstance(shard, int):
-        raise InvalidArgument(f'An attach request is {packet[:80]!r}, but must be {{"shard": <integer>}}.')
-    return shard
+        raise InvalidArgument('An attach request must be {"shard": <integer>}, with "token" where the owner has auth.')
+    return shard, token if isinstance(token, str) else None
 
 
 def _check_peer(client: socket.socket) -> None:

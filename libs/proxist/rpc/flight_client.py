@@ -17,6 +17,8 @@ from typing import Any, NoReturn, Self
 import pyarrow as pa
 from pyarrow import flight
 
+from proxist.auth.outgoing import Credential
+from proxist.auth.outgoing import header as auth_header
 from proxist.errors import ProxistError
 from proxist.rpc.status import from_flight
 from proxist.rpc.tracing import flight_headers, flight_outgoing
@@ -43,10 +45,14 @@ class Chunk:
 
 
 class FlightPeer:
-    """One server at `uri` (grpc://host:port or grpc+unix:///path). Connects at the first call, again after a break."""
+    """One server at `uri` (grpc://host:port or grpc+unix:///path). Connects at the first call, again after a break.
 
-    def __init__(self, uri: str) -> None:
+    `credential` gives the token of each call; without one calls carry what this process presents, nothing as a rule.
+    """
+
+    def __init__(self, uri: str, credential: Credential | None = None) -> None:
         self.uri = uri
+        self._credential = credential
         try:
             self._client = flight.connect(
                 uri,
@@ -71,7 +77,7 @@ class FlightPeer:
 
     def _get(self, ticket: Mapping[str, Any] | bytes, timeout_s: float) -> Answer:
         try:
-            reader = self._client.do_get(flight.Ticket(_json(ticket)), _options(timeout_s))
+            reader = self._client.do_get(flight.Ticket(_json(ticket)), self._options(timeout_s))
             batches, app_metadata = [], None
             for chunk in reader:
                 if chunk.data is not None:
@@ -86,7 +92,7 @@ class FlightPeer:
     def stream(self, ticket: Mapping[str, Any] | bytes, *, timeout_s: float) -> GetStream:
         """A DoGet answer chunk by chunk; for endless streams `timeout_s` bounds the stream's life."""
         try:
-            reader = self._client.do_get(flight.Ticket(_json(ticket)), _lasting(timeout_s))
+            reader = self._client.do_get(flight.Ticket(_json(ticket)), self._lasting(timeout_s))
             return GetStream(self, reader)
         except pa.ArrowException as error:
             raise self._typed(error) from None
@@ -95,7 +101,7 @@ class FlightPeer:
         """Open a DoPut to `path`; for long-lived streams `timeout_s` bounds the stream's life."""
         try:
             descriptor = flight.FlightDescriptor.for_path(*path)
-            writer, reader = self._client.do_put(descriptor, schema, _lasting(timeout_s))
+            writer, reader = self._client.do_put(descriptor, schema, self._lasting(timeout_s))
         except pa.ArrowException as error:
             raise self._typed(error) from None
         return PutStream(self, writer, reader)
@@ -104,7 +110,7 @@ class FlightPeer:
         """Open a DoExchange; for sessions, which are `lasting`, `timeout_s` bounds the session's life."""
         try:
             descriptor = flight.FlightDescriptor.for_command(_json(command))
-            options = _lasting(timeout_s) if lasting else _options(timeout_s)
+            options = self._lasting(timeout_s) if lasting else self._options(timeout_s)
             writer, reader = self._client.do_exchange(descriptor, options)
         except pa.ArrowException as error:
             raise self._typed(error) from None
@@ -114,7 +120,7 @@ class FlightPeer:
         """The results, each parsed as JSON."""
         try:
             with flight_outgoing("DoAction", self.uri, name):
-                results = self._client.do_action(flight.Action(name, _json(body or {})), _options(timeout_s))
+                results = self._client.do_action(flight.Action(name, _json(body or {})), self._options(timeout_s))
                 return [json.loads(result.body.to_pybytes()) for result in results]
         except pa.ArrowException as error:
             raise self._typed(error) from None
@@ -122,13 +128,13 @@ class FlightPeer:
     def get_flight_info(self, command: Mapping[str, Any] | bytes, *, timeout_s: float) -> flight.FlightInfo:
         try:
             descriptor = flight.FlightDescriptor.for_command(_json(command))
-            return self._client.get_flight_info(descriptor, _options(timeout_s))
+            return self._client.get_flight_info(descriptor, self._options(timeout_s))
         except pa.ArrowException as error:
             raise self._typed(error) from None
 
     def list_flights(self, *, timeout_s: float) -> list[flight.FlightInfo]:
         try:
-            return list(self._client.list_flights(b"", _options(timeout_s)))
+            return list(self._client.list_flights(b"", self._options(timeout_s)))
         except pa.ArrowException as error:
             raise self._typed(error) from None
 
@@ -140,6 +146,16 @@ class FlightPeer:
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
         self.close()
+
+    def _options(self, timeout_s: float) -> flight.FlightCallOptions:
+        return flight.FlightCallOptions(timeout=timeout_s, headers=[*flight_headers(), *self._auth()])
+
+    def _lasting(self, timeout_s: float) -> flight.FlightCallOptions:
+        """Of a stream that outlives the operation that opened it, so it is no part of its trace."""
+        return flight.FlightCallOptions(timeout=timeout_s, headers=self._auth())
+
+    def _auth(self) -> list[tuple[bytes, bytes]]:
+        return [(name.encode(), value.encode()) for name, value in auth_header(self._credential)]
 
     def _typed(self, error: BaseException) -> BaseException:
         return from_flight(error, self.uri)
@@ -289,12 +305,3 @@ def _read_chunk(peer: FlightPeer, reader: Any) -> Chunk:
 
 def _json(value: Mapping[str, Any] | bytes) -> bytes:
     return value if isinstance(value, bytes) else json.dumps(value).encode()
-
-
-def _options(timeout_s: float) -> flight.FlightCallOptions:
-    return flight.FlightCallOptions(timeout=timeout_s, headers=flight_headers())
-
-
-def _lasting(timeout_s: float) -> flight.FlightCallOptions:
-    """Of a stream that outlives the operation that opened it, so it is no part of its trace."""
-    return flight.FlightCallOptions(timeout=timeout_s)

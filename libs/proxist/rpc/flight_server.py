@@ -19,8 +19,12 @@ import pyarrow as pa
 import structlog
 from pyarrow import flight
 
+from proxist.auth.guard import Guard, open_guard
+from proxist.auth.identity import Caller, local_caller
 from proxist.errors import InvalidArgument, Overloaded, Unavailable
 from proxist.rpc import ports
+from proxist.rpc.credentials import admit_flight
+from proxist.rpc.credentials import flight_middleware as auth_middleware
 from proxist.rpc.server_tracing import flight_call, flight_middleware
 from proxist.rpc.status import flight_error
 
@@ -32,6 +36,9 @@ CALLS_MAX = 512
 CANCEL_POLL_NS = 20_000_000
 """Asking gRPC whether the client has gone takes 110 µs, as long as a whole small answer, so it is asked this often."""
 
+_ASKS_ALWAYS = ("DoPut", "DoAction", "GetFlightInfo", "GetSchema")
+"""Calls that name a table where their rule says so; SQL may name none, and a session may ask nothing."""
+
 log = structlog.get_logger("proxist.rpc.flight")
 T = TypeVar("T")
 Message: TypeAlias = pa.RecordBatch | tuple[pa.RecordBatch, bytes | None]
@@ -40,8 +47,17 @@ Message: TypeAlias = pa.RecordBatch | tuple[pa.RecordBatch, bytes | None]
 class Call:
     """One call: who asked, whether anybody still wants the answer."""
 
-    def __init__(self, context: flight.ServerCallContext, stopping: threading.Event, name: str, local: bool) -> None:
+    def __init__(
+        self,
+        context: flight.ServerCallContext,
+        stopping: threading.Event,
+        name: str,
+        local: bool,
+        caller: Caller | None = None,
+    ) -> None:
         self._context = context
+        self.caller = caller or local_caller()
+        """Who calls, and what they may."""
         self._stopping = stopping
         self._ask_at_ns = time.monotonic_ns() + CANCEL_POLL_NS
         self.name = name
@@ -178,7 +194,9 @@ class FlightDoor:
         unix_path: Path | None = None,
         *,
         calls_max: int = CALLS_MAX,
+        guard: Guard | None = None,
     ) -> None:
+        self._guard = guard or open_guard()
         self._stopping = threading.Event()
         self._calls = _Calls(calls_max)
         self._listeners: list[_Listener] = []
@@ -228,7 +246,7 @@ class FlightDoor:
 
     def _listen(self, handler: FlightHandler, location: str, local: bool, host: str = "", port: int = 0) -> _Listener:
         try:
-            return _Listener(location, handler, self._stopping, self._calls, local)
+            return _Listener(location, handler, self._stopping, self._calls, local, self._guard)
         except (pa.ArrowException, OSError) as error:
             if local:
                 raise Unavailable(
@@ -241,23 +259,27 @@ class _Listener(flight.FlightServerBase):
     """One address. pyarrow calls the methods below on gRPC's threads."""
 
     def __init__(
-        self, location: str, handler: FlightHandler, stopping: threading.Event, calls: _Calls, local: bool
+        self, location: str, handler: FlightHandler, stopping: threading.Event, calls: _Calls, local: bool, guard: Guard
     ) -> None:
         self._handler = handler
         self._stopping = stopping
         self._calls = calls
         self._local = local
-        super().__init__(location, middleware=flight_middleware())
+        self._guard = guard
+        super().__init__(location, middleware={**flight_middleware(), **auth_middleware(guard)})
 
     def _run(self, context: Any, name: str, work: Callable[[Call], T]) -> T:
         """Run one handler to its end as one counted call."""
         try:
             call_id = self._calls.enter(name)
             try:
-                call = Call(context, self._stopping, name, self._local)
+                call = Call(context, self._stopping, name, self._local, admit_flight(self._guard, context, name))
                 call.check()
                 with flight_call(context, name, self._local):
-                    return work(call)
+                    answer = work(call)
+                if name.startswith(_ASKS_ALWAYS):
+                    call.caller.check_asked()
+                return answer
             finally:
                 self._calls.leave(call_id)
         except BaseException as error:

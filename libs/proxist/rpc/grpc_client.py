@@ -10,6 +10,7 @@ from typing import Any
 
 import grpc
 
+from proxist.auth.outgoing import Credential, header
 from proxist.rpc.status import from_grpc
 from proxist.rpc.tracing import grpc_metadata, grpc_outgoing
 
@@ -18,7 +19,7 @@ MESSAGE_BYTES_MAX = 16 << 20
 """Of both directions: gRPC's default of 4 MB is small for a status of many shards; bulk travels over Flight."""
 
 
-def connect(address: str, *, timeout_s: float = TIMEOUT_S) -> grpc.Channel:
+def connect(address: str, *, timeout_s: float = TIMEOUT_S, credential: Credential | None = None) -> grpc.Channel:
     """A lazy channel to `host:port`; close it. A frozen peer is noticed after about 15 s, a dead one at once."""
     channel = grpc.insecure_channel(
         address,
@@ -35,16 +36,18 @@ def connect(address: str, *, timeout_s: float = TIMEOUT_S) -> grpc.Channel:
             ("grpc.use_local_subchannel_pool", 1),
         ],
     )
-    return grpc.intercept_channel(channel, _TypedErrors(address, timeout_s))
+    return grpc.intercept_channel(channel, _TypedErrors(address, timeout_s, credential))
 
 
 class _Details(grpc.ClientCallDetails):
     """The caller's details with a deadline."""
 
-    def __init__(self, details: Any, timeout_s: float) -> None:
+    def __init__(self, details: Any, timeout_s: float, credential: Credential | None) -> None:
         self.method = details.method
         self.timeout = timeout_s if details.timeout is None else details.timeout
         self.metadata = grpc_metadata(details.metadata)
+        if auth := header(credential):
+            self.metadata = [*(self.metadata or ()), *auth]
         self.credentials = details.credentials
         self.wait_for_ready = details.wait_for_ready
         self.compression = details.compression
@@ -56,20 +59,21 @@ class _TypedErrors(
     grpc.StreamUnaryClientInterceptor,
     grpc.StreamStreamClientInterceptor,
 ):
-    def __init__(self, address: str, timeout_s: float) -> None:
+    def __init__(self, address: str, timeout_s: float, credential: Credential | None) -> None:
         self._address = address
+        self._credential = credential
         self._timeout_s = timeout_s
 
     def _unary(self, continuation: Callable[[Any, Any], Any], details: Any, request: Any) -> Any:
         with grpc_outgoing(details.method, self._address):
-            call = continuation(_Details(details, self._timeout_s), request)
+            call = continuation(_Details(details, self._timeout_s, self._credential), request)
             error = call.exception()
             if error is not None:
                 raise from_grpc(error, self._address) from None
             return call
 
     def _stream(self, continuation: Callable[[Any, Any], Any], details: Any, request: Any) -> Any:
-        return TypedStream(continuation(_Details(details, self._timeout_s), request), self._address)
+        return TypedStream(continuation(_Details(details, self._timeout_s, self._credential), request), self._address)
 
     intercept_unary_unary = _unary
     intercept_stream_unary = _unary

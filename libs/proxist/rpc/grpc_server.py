@@ -12,8 +12,10 @@ import grpc
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection
 
+from proxist.auth.guard import Guard, open_guard
 from proxist.errors import Overloaded
 from proxist.rpc import ports
+from proxist.rpc.credentials import admit_grpc
 from proxist.rpc.grpc_client import MESSAGE_BYTES_MAX
 from proxist.rpc.server_tracing import GrpcTracing
 from proxist.rpc.status import grpc_status
@@ -41,11 +43,20 @@ class GrpcDoor:
     `proxist.rpc.grpc_client.connect` raise the same class.
     """
 
-    def __init__(self, services: Sequence[GrpcService], host: str, port: int, *, workers: int = WORKERS) -> None:
+    def __init__(
+        self,
+        services: Sequence[GrpcService],
+        host: str,
+        port: int,
+        *,
+        workers: int = WORKERS,
+        guard: Guard | None = None,
+    ) -> None:
+        errors = _Errors(guard or open_guard())
         self._pool = concurrent.futures.ThreadPoolExecutor(workers, thread_name_prefix="grpc")
         self._server = grpc.server(
             self._pool,
-            interceptors=[GrpcTracing(), _Errors()] if tracing.on() else [_Errors()],
+            interceptors=[GrpcTracing(), errors] if tracing.on() else [errors],
             maximum_concurrent_rpcs=workers + QUEUED_MAX,
             options=[
                 ("grpc.so_reuseport", 0),  # on, a second server would share the port silently
@@ -111,16 +122,21 @@ class _Health(health.HealthServicer):
 
 
 class _Errors(grpc.ServerInterceptor):
-    """Whatever a servicer raises leaves as a status of the table, with the error's JSON in the trailing metadata."""
+    """The guard before every method, and: whatever a servicer raises leaves as a status of the table, with the error's JSON in the trailing metadata."""
+
+    def __init__(self, guard: Guard) -> None:
+        self._guard = guard
 
     def intercept_service(self, continuation: Callable[[Any], Any], details: Any) -> Any:
         handler = continuation(details)
         if handler is None:
             return None
         if handler.response_streaming:
-            wrapped = _stream(handler.stream_stream if handler.request_streaming else handler.unary_stream)
+            method = handler.stream_stream if handler.request_streaming else handler.unary_stream
+            wrapped = _stream(method, self._guard, details.method)
         else:
-            wrapped = _unary(handler.stream_unary if handler.request_streaming else handler.unary_unary)
+            method = handler.stream_unary if handler.request_streaming else handler.unary_unary
+            wrapped = _unary(method, self._guard, details.method)
         make = {
             (False, False): grpc.unary_unary_rpc_method_handler,
             (False, True): grpc.unary_stream_rpc_method_handler,
@@ -130,19 +146,25 @@ class _Errors(grpc.ServerInterceptor):
         return make(wrapped, handler.request_deserializer, handler.response_serializer)
 
 
-def _unary(method: Callable[[Any, Any], Any]) -> Callable[[Any, Any], Any]:
+def _unary(method: Callable[[Any, Any], Any], guard: Guard, name: str) -> Callable[[Any, Any], Any]:
     def call(request: Any, context: Any) -> Any:
         try:
-            return method(request, context)
+            caller = admit_grpc(guard, context, name)
+            answer = method(request, context)
+            caller.check_asked()
+            return answer
         except Exception as error:
             _abort(context, error)
 
     return call
 
 
-def _stream(method: Callable[[Any, Any], Iterator[Any]]) -> Callable[[Any, Any], Iterator[Any]]:
+def _stream(
+    method: Callable[[Any, Any], Iterator[Any]], guard: Guard, name: str
+) -> Callable[[Any, Any], Iterator[Any]]:
     def call(request: Any, context: Any) -> Iterator[Any]:
         try:
+            admit_grpc(guard, context, name)
             yield from method(request, context)
         except Exception as error:
             _abort(context, error)

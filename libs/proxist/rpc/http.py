@@ -16,8 +16,10 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, PlainTextResponse, Response
 from starlette.routing import Route
 
+from proxist.auth.guard import Guard, open_guard
 from proxist.errors import InternalError
 from proxist.rpc import ports
+from proxist.rpc.credentials import HttpGuard
 from proxist.rpc.server_tracing import HttpTracing
 from proxist.telemetry import tracing
 
@@ -32,7 +34,15 @@ class HttpDoor:
     `health()` as JSON; /metrics is `registry` in Prometheus' text form. Raises PortTaken or ConfigError: `http_port`.
     """
 
-    def __init__(self, host: str, port: int, health: HealthSource, *, registry: CollectorRegistry = REGISTRY) -> None:
+    def __init__(
+        self,
+        host: str,
+        port: int,
+        health: HealthSource,
+        *,
+        registry: CollectorRegistry = REGISTRY,
+        guard: Guard | None = None,
+    ) -> None:
         self._health = health
         self._registry = registry
         self._socket = _bind(host, port)
@@ -45,7 +55,11 @@ class HttpDoor:
             Route("/metrics", self._metrics),
         ]
         config = uvicorn.Config(
-            _app(routes), log_config=None, access_log=False, lifespan="off", timeout_graceful_shutdown=1
+            _app(routes, guard or open_guard()),
+            log_config=None,
+            access_log=False,
+            lifespan="off",
+            timeout_graceful_shutdown=1,
         )
         self._server = _Server(config)
         self._thread = threading.Thread(target=self._run, name="http", daemon=True)
@@ -93,8 +107,11 @@ class HttpDoor:
         return Response(generate_latest(self._registry), media_type=CONTENT_TYPE_LATEST)
 
 
-def _app(routes: list[Route]) -> Starlette:
-    return Starlette(routes=routes, middleware=[Middleware(HttpTracing)] if tracing.on() else [])
+def _app(routes: list[Route], guard: Guard) -> Starlette:
+    middleware = [Middleware(HttpTracing)] if tracing.on() else []
+    if guard.on:
+        middleware.append(Middleware(HttpGuard, guard=guard))
+    return Starlette(routes=routes, middleware=middleware)
 
 
 class _Server(uvicorn.Server):
