@@ -26,8 +26,10 @@ from proxist.clickhouse.types import arrow_type_text, stored_schema, to_stored
 from proxist.errors import ConfigError, ProxistError
 from proxist.model.ids import Offset, ShardId
 from proxist.model.table import Table
+from proxist.telemetry import tracing
 from proxist.telemetry.figures import Histogram
 from proxist.telemetry.metrics import STORE_S
+from proxist.telemetry.tracing import Span
 
 INSERT_ROWS_MAX = 1_000_000
 """Rows of one insert: more would be cut into several blocks, and one insert must be one block (atomic, one token)."""
@@ -156,10 +158,12 @@ class ClickHouse:
         names = stored_schema(table.spec).names
         body = _arrow_stream(to_stored(rows.select(names)))
         settings = {**_INSERT_SETTINGS, "insert_deduplication_token": token, "query_id": f"{token}/{uuid.uuid4()}"}
-        with self._statement() as client:
+        with self._statement("INSERT", table=table, row_count=rows.num_rows) as client:
             # A memoryview: clickhouse-connect repeats bytes after a dropped connection, but not this.
             block: Any = memoryview(body)
-            client.raw_insert(ddl.table_name(table), names, block, settings, fmt="ArrowStream")
+            client.raw_insert(
+                ddl.table_name(table), names, block, settings, fmt="ArrowStream", transport_settings=tracing.headers()
+            )
 
     def offsets_present(
         self, table: Table, shard: ShardId, at_or_above: Offset, below: Offset | None = None
@@ -202,8 +206,10 @@ class ClickHouse:
         if timeout_s is not None:
             send.setdefault("max_execution_time", max(timeout_s, 0.001))
         data = _external_data(external, structures or {}) if external else None
-        with self._statement(timeout_s) as client:
-            answer = client.raw_query(sql, settings=send, fmt="ArrowStream", external_data=data)
+        with self._statement("SELECT", timeout_s) as client:
+            answer = client.raw_query(
+                sql, settings=send, fmt="ArrowStream", external_data=data, transport_settings=tracing.headers()
+            )
         if not answer:
             return pa.table({})
         return strings_checked(pa.ipc.open_stream(pa.py_buffer(answer)).read_all())
@@ -212,17 +218,33 @@ class ClickHouse:
         """Run a statement whose answer is not rows."""
         send = dict(settings or {})
         send.setdefault("query_id", str(uuid.uuid4()))
-        with self._statement() as client:
-            client.raw_query(sql, settings=send)
+        with self._statement("COMMAND") as client:
+            client.raw_query(sql, settings=send, transport_settings=tracing.headers())
 
     def close(self) -> None:
         """Close the pooled connections. A later statement opens new ones."""
         self._pool.clear()
 
-    def _statement(self, timeout_s: float | None = None) -> _Statement:
+    def _statement(
+        self,
+        operation: str,
+        timeout_s: float | None = None,
+        *,
+        table: Table | None = None,
+        row_count: int | None = None,
+    ) -> _Statement:
         with self._count_lock:
             self._statements += 1
-        return _Statement(self, timeout_s)
+        span = tracing.outgoing(operation if table is None else f"{operation} {table.name}")
+        if span.recording:
+            span.set("db.system.name", "clickhouse")
+            span.set("db.operation.name", operation)
+            span.set("db.collection.name", None if table is None else table.name)
+            span.set("db.namespace", None if table is None else table.tenant)
+            span.set("db.operation.batch.size", row_count)
+            span.set("server.address", self.endpoint.host)
+            span.set("server.port", self.endpoint.port)
+        return _Statement(self, timeout_s, span)
 
     def _client(self) -> HttpClient:
         """This thread's client: clickhouse-connect objects are not shared between threads (its issue 295)."""
@@ -251,7 +273,8 @@ class ClickHouse:
 class _Statement:
     """Gives the thread's client for one statement and turns what it raises into Proxist's errors."""
 
-    def __init__(self, owner: ClickHouse, timeout_s: float | None) -> None:
+    def __init__(self, owner: ClickHouse, timeout_s: float | None, span: Span) -> None:
+        self._span = span
         self._owner = owner
         self._timeout_s = timeout_s
         self._began = time.perf_counter()
@@ -263,13 +286,17 @@ class _Statement:
             typed = from_clickhouse(error, str(self._owner.endpoint))
             typed.details["outcome"] = "none"  # connecting failed: the statement itself was never sent
             self._owner._failed(typed)
+            self._span.fail(typed)
+            self._span.end()
             raise typed from None
+        self._span.__enter__()
         read_s = self._owner._answer_timeout_s if self._timeout_s is None else self._timeout_s + _ANSWER_GRACE_S
         client.timeout = Timeout(connect=self._owner._connect_timeout_s, read=read_s)
         return client
 
     def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
         self._owner.statement_seconds.observe(time.perf_counter() - self._began)
+        self._span.__exit__(None, error, None)
         if isinstance(error, ClickHouseError | HTTPError | OSError):
             typed = from_clickhouse(error, str(self._owner.endpoint), bounded=self._timeout_s is not None)
             self._owner._failed(typed)

@@ -10,6 +10,7 @@ import pyarrow as pa
 from proxist.client.put_stream import PutStream
 from proxist.model.table import DURABILITY_LEVELS
 from proxist.model.token import Token, parse_token
+from proxist.telemetry import tracing
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,6 +86,7 @@ class Pending:
     parts: list[pa.RecordBatch]
     span: Span
     sent_at_s: float
+    trace: tracing.Span = tracing.OFF
     acks: dict[int, dict[str, Any]] = field(default_factory=dict)
     sent_on: dict[int, PutStream] = field(default_factory=dict)
 

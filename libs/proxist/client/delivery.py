@@ -14,8 +14,10 @@ from proxist.client.acks import Pending, Span
 from proxist.client.frames import split_by_slot
 from proxist.client.put_stream import PutStream, StreamEnded, Tag
 from proxist.client.topology import TableMap
+from proxist.client.tracing import write_span
 from proxist.client.wire import Wire
 from proxist.errors import DeadlineExceeded, NotFound, ProxistError, TransientError, Unavailable
+from proxist.telemetry.tracing import OFF, TRACEPARENT
 
 WINDOW_BYTES_MAX = 64 << 20
 _BACKOFF_S_MIN, _BACKOFF_S_MAX = 0.05, 2.0
@@ -79,7 +81,8 @@ class Delivery:
         parts = split_by_slot(rows, spec.key, len(self._map.owners))
         self._reserve(rows.nbytes)
         with self._route:
-            batch = Pending(self.next_seq, rows.num_rows, rows.nbytes, parts, span, time.monotonic())
+            trace = write_span(spec.name, rows.num_rows)
+            batch = Pending(self.next_seq, rows.num_rows, rows.nbytes, parts, span, time.monotonic(), trace)
             self.next_seq += 1
             with self._state:
                 self._pending[batch.seq] = batch
@@ -149,6 +152,8 @@ class Delivery:
         metadata = {"producer": self._producer, "seq": batch.seq, **self._settings}
         if len(batch.parts) > 1:
             metadata["slot"] = slot
+        if batch.trace is not OFF:
+            metadata[TRACEPARENT] = batch.trace.traceparent
         batch.sent_on[slot] = stream
         stream.send((batch.seq, slot), batch.parts[slot], metadata)
 
@@ -181,6 +186,7 @@ class Delivery:
             self._reserved -= 1
             self._reserved_bytes -= batch.bytes
             batch.span.add(batch)
+            batch.trace.end()
             self._total.add(batch)
             if self._on_ack is not None:
                 # Under the lock, so that whoever waits for this ack finds the callback done.
@@ -242,4 +248,7 @@ class Delivery:
     def _fail(self, error: ProxistError) -> None:
         with self._state:
             self._failed = error
+            for batch in self._pending.values():
+                batch.trace.fail(error)
+                batch.trace.end()
             self._state.notify_all()

@@ -12,9 +12,11 @@ from typing import Any
 import pyarrow as pa
 
 from proxist.client.answer import Answer
+from proxist.client.tracing import query_span
 from proxist.client.verbs import Verbs
 from proxist.client.wire import UNREACHABLE, Wire
 from proxist.errors import DeadlineExceeded, InternalError, ProxistError, Unavailable, from_json
+from proxist.telemetry import tracing
 
 STREAMS_MAX = 16
 """Each pins a thread of the server; the one used longest ago is closed for a new one."""
@@ -44,6 +46,10 @@ class Session(Verbs):
 
     def query(self, query: dict[str, Any], probes: pa.RecordBatch | None = None) -> Answer:
         """Any JSON query of the public surface; `probes` are the rows of `left: {"probe": true}`."""
+        with query_span(query, self._wire.uri):
+            return self._query(query, probes)
+
+    def _query(self, query: dict[str, Any], probes: pa.RecordBatch | None) -> Answer:
         shape = _shape(query, probes)
         with self._lock:
             if self._closing.is_set():
@@ -116,14 +122,16 @@ class _Stream:
     """One DoExchange, one query at a time."""
 
     def __init__(self, wire: Wire) -> None:
-        self._exchange = wire.do_exchange({"session": True}, timeout_s=_LIFE_S)
+        self._exchange = wire.do_exchange({"session": True}, timeout_s=_LIFE_S, lasting=True)
         self._ids = itertools.count(1)
         self._schema: pa.Schema | None = None
 
     def ask(self, query: dict[str, Any], probes: pa.RecordBatch | None) -> Answer:
         query_id = next(self._ids)
         try:
-            self._exchange.write({**query, "id": query_id}, probes)
+            context = tracing.traceparent()
+            traced = {} if context is None else {tracing.TRACEPARENT: context}
+            self._exchange.write({**query, "id": query_id, **traced}, probes)
             batches, last = self._read(query_id)
         except ProxistError as error:
             raise _Broken(error) from None

@@ -90,7 +90,8 @@ def main(
         sys.exit(0)
     try:
         config = settings.load(config_class, arguments, defaults=defaults)
-        logs.configure(config.log_level, role=role, name=config.name)
+        hide = {"data_dir": config.data_dir, "run_dir": config.run_dir}
+        logs.configure(config.log_level, hide=hide, role=role, name=config.name)
         setup.configure(role, config.name, trust_callers=config.trace_callers)
     except ProxistError as error:
         end(role, error)

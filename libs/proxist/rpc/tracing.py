@@ -22,7 +22,7 @@ def flight_outgoing(method: str, uri: str, action: str | None = None) -> Span:
     """A CLIENT span around a call to another Flight door, inside the current span."""
     span = tracing.outgoing(f"{FLIGHT_SERVICE}/{method}")
     if span.recording:
-        _describe(span, f"{FLIGHT_SERVICE}/{method}", *_address(uri))
+        _describe(span, f"{FLIGHT_SERVICE}/{method}", *address_of(uri))
         span.set("proxist.flight.action", action)
     return span
 
@@ -31,7 +31,7 @@ def grpc_outgoing(method: str, address: str) -> Span:
     """A CLIENT span around a unary call, inside the current span."""
     span = tracing.outgoing(method.lstrip("/"))
     if span.recording:
-        _describe(span, method.lstrip("/"), *_address(address))
+        _describe(span, method.lstrip("/"), *address_of(address))
     return span
 
 
@@ -52,7 +52,7 @@ def _describe(span: Span, method: str, host: str, port: int | None) -> None:
     span.set("server.port", port)
 
 
-def _address(uri: str) -> tuple[str, int | None]:
+def address_of(uri: str) -> tuple[str, int | None]:
     """Host and port of `grpc://host:port` or `host:port`; a unix socket is this host, its path is nobody's business."""
     scheme, found, rest = uri.rpartition("://")
     if found and scheme.endswith("unix"):

@@ -11,6 +11,8 @@ from proxist.model.ids import Epoch, Offset
 
 PERSISTED_KEPT = 1024
 """Bounds kept below persisted: a persister that restarts may ask a little below the mark that it has just pushed."""
+LINKED_MAX = 1024
+"""Cut batches whose traces are remembered; a persister that is further behind is no longer linked."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -20,6 +22,8 @@ class CutBatch:
     epoch: Epoch
     first: Offset
     end: Offset
+    links: tuple[str, ...] = ()
+    """Traceparents of writes whose rows it holds; not kept over a restart."""
 
 
 class Bounds:
@@ -30,6 +34,7 @@ class Bounds:
         self._grown = threading.Condition(self._lock)
         self._ends: list[Offset] = []
         self._epochs: list[Epoch] = []
+        self._links: dict[Offset, tuple[str, ...]] = {}  # by end; at most LINKED_MAX batches
         self._start = start
         self._last = start
         self._exposed = start
@@ -45,13 +50,17 @@ class Bounds:
         """The end of the last batch that was cut."""
         return self._last
 
-    def cut(self, epoch: Epoch, end: Offset) -> None:
+    def cut(self, epoch: Epoch, end: Offset, links: tuple[str, ...] = ()) -> None:
         """The batch from the last cut to `end` is closed; it is not exposed yet. An empty one is none."""
         with self._lock:
             if end > self._last:
                 self._ends.append(end)
                 self._epochs.append(epoch)
                 self._last = end
+                if links:
+                    self._links[end] = links
+                    if len(self._links) > LINKED_MAX:
+                        del self._links[next(iter(self._links))]
 
     def expose(self, end: Offset) -> None:
         """The bounds up to `end`, and the rows below them, are on disk: followers may have them."""
@@ -63,6 +72,8 @@ class Bounds:
     def forget_below(self, persisted: Offset) -> None:
         """Drop the bounds that nobody will ask for any more."""
         with self._lock:
+            if self._links:
+                self._links = {end: links for end, links in self._links.items() if end > persisted}
             count = bisect.bisect_right(self._ends, persisted) - PERSISTED_KEPT
             if count >= PERSISTED_KEPT:
                 self._start = self._ends[count - 1]
@@ -99,7 +110,8 @@ class Bounds:
             if self._exposed <= offset:
                 return None
             at = bisect.bisect_right(self._ends, offset)
-            return CutBatch(self._epochs[at], offset, self._ends[at])
+            end = self._ends[at]
+            return CutBatch(self._epochs[at], offset, end, self._links.get(end, ()))
 
     def _is_bound_locked(self, offset: Offset) -> bool:
         if offset == self._start or offset == self._last:

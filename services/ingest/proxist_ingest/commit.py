@@ -17,6 +17,7 @@ from proxist.errors import NotOwner, Overloaded, ProxistError
 from proxist.hot.writer import HotSet
 from proxist.model.ids import Epoch, Offset, ShardId
 from proxist.model.table import Table
+from proxist.telemetry.tracing import LINKS_MAX, Stages
 from proxist.wal.record import RecordIn, cut_record, encode_body, persisted_record, rows_record
 from proxist.wal.writer import LogWriter
 from proxist_ingest.bounds import Bounds
@@ -56,13 +57,15 @@ class _Accepted(NamedTuple):
 class _Group:
     """What a group adds to the log, in order."""
 
-    def __init__(self, end: Offset, ordinal: int) -> None:
+    def __init__(self, end: Offset, ordinal: int, links: tuple[str, ...]) -> None:
         self.end = end
         self.ordinal = ordinal
         self.records: list[RecordIn] = []
         self.accepted: list[_Accepted] = []
         self.repeats: list[tuple[Part, Original]] = []
-        self.cuts: list[Offset] = []
+        self.cuts: list[tuple[Offset, tuple[str, ...]]] = []
+        self.links = links
+        """Traces of the rows that no cut has taken yet; with each cut go those of its rows."""
 
     def add(self, record: RecordIn) -> None:
         self.records.append(record)
@@ -101,6 +104,7 @@ class Committer:
         self._lease = lease
         self._after_append = after_append
         self._syncs_inline = table.spec.durability == "disk"
+        self._open_links: tuple[str, ...] = ()
         if log.end > carried.persisted:  # recovered rows: how old they are is not known any more
             self.counts.arrivals.note(log.end, time.monotonic_ns())
 
@@ -115,26 +119,34 @@ class Committer:
                 self.commit([part])
             return
         self._check_lease()
-        group = _Group(self._log.end, self._log.mark.records)
+        traced = [part.trace for part in parts if part.trace.recording]
+        stages = Stages(traced, time.time_ns) if traced else None
+        group = _Group(self._log.end, self._log.mark.records, self._open_links)
         cutter_before = self.cutter.save()
         now_ns = time.monotonic_ns()
         if self.cutter.due(now_ns):
             self._add_cut(group)
         for part in parts:
             self._take(group, part, now_ns, alone=len(parts) == 1)
+        _reached(stages, "ingest.dedup")
         try:
             self._append(group)
         except Overloaded as error:  # the disk is full: nothing was written, so nothing was accepted
             self.cutter.restore(cutter_before)
             self._refuse(group, error)
             return
+        _reached(stages, "wal.write")
         self._make_durable(group)
+        _reached(stages, "wal.flush" if self._syncs_inline else None)
         self._publish(group)
+        _reached(stages, "hot.apply")
         self._answer(group)
+        if stages is not None:
+            stages.tell()
 
     def cut(self) -> Offset:
         """Close the open batch, if it has rows; followers see it once it is on disk. Returns the shard's end."""
-        group = _Group(self._log.end, self._log.mark.records)
+        group = _Group(self._log.end, self._log.mark.records, self._open_links)
         cutter_before = self.cutter.save()
         self._add_cut(group)
         try:
@@ -208,6 +220,8 @@ class Committer:
             self._producers.accept(part.producer, part.number, part.content_hash, original)
         seqs_before = {} if self._dedup is None else self._dedup.accept(rows)
         group.accepted.append(_Accepted(part, rows, original, seqs_before))
+        if part.trace.recording and rows.num_rows and len(group.links) < LINKS_MAX:
+            group.links += (part.trace.traceparent or "",)
         if rows.num_rows and self.cutter.add(group.end, len(body), now_ns):
             self._add_cut(group)
 
@@ -215,7 +229,8 @@ class Committer:
         if self.cutter.end > self.cutter.cut_at:
             bound = self.cutter.cut()
             group.add(cut_record(bound, time.time_ns()))
-            group.cuts.append(bound)
+            group.cuts.append((bound, group.links))
+            group.links = ()
 
     def _append(self, group: _Group) -> None:
         """Write the group to the log; raises Overloaded, with nothing written, where the disk is full."""
@@ -223,8 +238,9 @@ class Committer:
             return
         end = self._log.append(group.records)
         assert end == group.end, f"the log ends at {end}, the group at {group.end}"
-        for bound in group.cuts:
-            self._bounds.cut(self._epoch, bound)
+        self._open_links = group.links
+        for bound, links in group.cuts:
+            self._bounds.cut(self._epoch, bound, links)
 
     def _make_durable(self, group: _Group) -> None:
         if not group.records:
@@ -299,3 +315,8 @@ class Committer:
                 retry_after_s=1.0,
                 shard=self._shard,
             )
+
+
+def _reached(stages: Stages | None, name: str | None) -> None:
+    if stages is not None and name is not None:
+        stages.reached(name)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -23,8 +24,9 @@ HEARTBEAT_S = 1.0
 def follow(shard: Shard, start: Offset) -> BatchStream:
     """Every batch from `start` on, which must be where a batch begins; ends only with an error or the caller's cancel.
 
-    A message is a whole cut batch, with app_metadata `{"batch": [first, end], "last": true}`, or, while there is none, an
-    empty one with `{"heartbeat": true}`. Each row is on disk before it is sent.
+    A message is a whole cut batch, with app_metadata `{"batch": [first, end], "last": true}` and, where its writes are
+    traced, their traceparents as `links`; or, while there is none, an empty one with `{"heartbeat": true}`. Each row is
+    on disk before it is sent.
     """
     shard.bounds.after(start, 0.0)  # a wrong start is refused at once, not in the middle of a stream
     schema = follow_schema(shard.table.spec.schema)
@@ -48,7 +50,10 @@ def _messages(shard: Shard, start: Offset, schema: pa.Schema) -> Iterator[tuple[
             if cut is None:
                 yield heartbeat
                 continue
-            yield logs.rows(cut), json.dumps({"batch": [cut.first, cut.end], "last": True}).encode()
+            head: dict[str, Any] = {"batch": [cut.first, cut.end], "last": True}
+            if cut.links:
+                head["links"] = cut.links
+            yield logs.rows(cut), json.dumps(head).encode()
             offset = cut.end
     finally:
         logs.close()

@@ -11,6 +11,7 @@ import pyarrow as pa
 from proxist.errors import InvalidArgument, ProxistError
 from proxist.model.ids import Epoch, Offset, ShardId
 from proxist.model.table import DURABILITY_LEVELS
+from proxist.telemetry.tracing import OFF, Span
 from proxist.wal.record import NO_HASH, encode_body, hash_content
 
 LEVELS = ("mem", "os", "disk", "cold")
@@ -53,6 +54,8 @@ class Part:
     climbed: Receiver | None = None
     received_ns: int = field(default_factory=time.perf_counter_ns)
     """When the batch came (perf_counter); acks are timed from here."""
+    trace: Span = OFF
+    """The batch's span; the writer adds its steps to it."""
 
 
 def make_part(
@@ -65,14 +68,15 @@ def make_part(
     follow_ups: tuple[str, ...] = (),
     climbed: Receiver | None = None,
     received_ns: int | None = None,
+    trace: Span = OFF,
 ) -> Part:
     """Encode normalised rows: the costly part of a write, done by the thread that received them."""
     came_ns = time.perf_counter_ns() if received_ns is None else received_ns
     if not rows.num_rows:
-        return Part(rows, b"", NO_HASH, 0, level, done, producer, number, follow_ups, climbed, came_ns)
+        return Part(rows, b"", NO_HASH, 0, level, done, producer, number, follow_ups, climbed, came_ns, trace)
     body = encode_body(rows)
     content = hash_content(body) if producer is not None else NO_HASH
-    return Part(rows, body, content, int(body.size), level, done, producer, number, follow_ups, climbed, came_ns)
+    return Part(rows, body, content, int(body.size), level, done, producer, number, follow_ups, climbed, came_ns, trace)
 
 
 def raise_level(table_level: str, asked: str | None, subject: str) -> str:

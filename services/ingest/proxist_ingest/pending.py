@@ -10,6 +10,7 @@ from typing import Any
 from proxist.errors import CallerError, ProxistError, Unavailable
 from proxist.model.ids import ShardId
 from proxist.model.token import Mark, Token
+from proxist.telemetry.tracing import OFF, Span
 from proxist_ingest.part import Answer, PartAck, Receiver
 from proxist_ingest.request import PutRequest
 
@@ -33,6 +34,7 @@ class PendingPut:
         self._lock = threading.Lock()
         self._answers: dict[int, Answer] = {}
         self._climbed: dict[str, dict[int, PartAck]] = {level: {} for level in request.acks}
+        self.trace: Span = OFF
 
     def done(self, slot: int) -> Receiver:
         """Takes the first answer of the part for `slot`."""
@@ -80,6 +82,17 @@ class PendingPut:
         if len(self._shards) == 1:
             return first
         return self._partial(first, {self._shards[slot]: error for slot, error in refused.items()})
+
+    def end_trace(self) -> None:
+        """The batch's span ends with its last part's answer. Only when complete."""
+        if self.trace.recording:
+            error = self.error
+            if error is None:
+                acks: list[Any] = list(self._answers.values())
+                self.trace.set("proxist.batch.duplicate", all(ack.duplicate for ack in acks))
+            else:
+                self.trace.fail(error)
+        self.trace.end()
 
     def ack(self) -> bytes:
         """The PutResult: rows and token over all parts. Only when complete and without error."""

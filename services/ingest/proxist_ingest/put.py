@@ -12,6 +12,7 @@ import queue
 import threading
 import time
 from collections import deque
+from dataclasses import replace
 from typing import Any, Protocol
 
 import pyarrow as pa
@@ -22,6 +23,9 @@ from proxist.model.ids import ShardId
 from proxist.model.table import Table
 from proxist.rpc.flight_client import FlightPeer
 from proxist.rpc.flight_server import Call
+from proxist.rpc.tracing import FLIGHT_SERVICE
+from proxist.telemetry import tracing
+from proxist.telemetry.tracing import OFF, Span
 from proxist_ingest.forward import Forwards
 from proxist_ingest.part import Part, make_part
 from proxist_ingest.pending import PendingPut
@@ -35,6 +39,7 @@ PENDING_MAX = 1024
 SETTLE_S = 1.0
 """How long a number that does not follow the stream's last waits for what is under way before it is judged."""
 POLL_S = 0.25
+DO_PUT = f"{FLIGHT_SERVICE}/DoPut"
 
 
 class Owners(Protocol):
@@ -84,19 +89,52 @@ class PutCall:
     def _take(self, normaliser: Normaliser, batch: pa.RecordBatch, metadata: bytes | None) -> None:
         came_ns = time.perf_counter_ns()
         request = parse_request(metadata, self._table.spec.durability)
+        trace = self._begin_trace(request, batch)
+        try:
+            put, parts = self._prepare(normaliser, batch, request, trace, came_ns)
+        except BaseException as error:
+            trace.fail(error)
+            trace.end()
+            raise
+        self._count += 1
+        self._acks.add(put)
+        for slot, part in parts.items():
+            self._send(put, slot, part)
+
+    def _prepare(
+        self, normaliser: Normaliser, batch: pa.RecordBatch, request: PutRequest, trace: Span, came_ns: int
+    ) -> tuple[PendingPut, dict[int, Part]]:
+        """Everything that can refuse the batch while its client waits."""
+        began_ns = time.time_ns()
         rows = normaliser.rows(batch)
         parts = self._split(rows, request)
         while not self._room.acquire(timeout=POLL_S):
             self._call.check()
             self._acks.check()
         shards = {slot: self._table.shard_ids[slot] for slot in parts}
+        if trace is not OFF:
+            request = replace(request, traceparent=trace.traceparent)
         put = PendingPut(self._count, request, shards, self._changed)
+        put.trace = trace
         encoded = {slot: self._encode(put, slot, part, came_ns) for slot, part in parts.items()}
         self._judge_number(request, encoded)
-        self._count += 1
-        self._acks.add(put)
-        for slot, part in encoded.items():
-            self._send(put, slot, part)
+        trace.step("ingest.validate", began_ns, time.time_ns())
+        return put, encoded
+
+    def _begin_trace(self, request: PutRequest, batch: pa.RecordBatch) -> Span:
+        """The batch's span: of the trace that its metadata name, else of the call's, else of its own."""
+        if not tracing.on():
+            return OFF
+        carrier = None if request.traceparent is None else {tracing.TRACEPARENT: request.traceparent}
+        trace = tracing.serve("ingest.batch", carrier)
+        if trace.recording:
+            trace.set("rpc.system.name", "grpc")
+            trace.set("rpc.method", DO_PUT)
+            trace.set("db.collection.name", self._table.name)
+            trace.set("db.namespace", self._table.tenant)
+            trace.set("db.operation.batch.size", batch.num_rows)
+            trace.set("proxist.durability", request.level)
+        return trace
 
     def _split(self, rows: pa.RecordBatch, request: PutRequest) -> dict[int, pa.RecordBatch]:
         if request.slot is not None:
@@ -119,6 +157,7 @@ class PutCall:
             follow_ups=request.acks,
             climbed=put.climbed(slot) if request.acks else None,
             received_ns=came_ns,
+            trace=put.trace,
         )
 
     def _judge_number(self, request: PutRequest, parts: dict[int, Part]) -> None:
@@ -158,6 +197,7 @@ class PutCall:
     def _changed(self, put: PendingPut, level: str | None) -> None:
         if level is None:
             self._room.release()
+            put.end_trace()
         self._acks.changed(put, level)
 
 

@@ -7,16 +7,19 @@ from typing import Any
 
 import pyarrow as pa
 
+from proxist.auth.identity import Caller
+from proxist.auth.seen import Seen
 from proxist.errors import InvalidArgument, NotFound, Unavailable
 from proxist.etcd.catalog import Catalog
 from proxist.hot.ops import HotAsof, HotOp, HotPart, Probes, op_from_json, probes_from_batch
 from proxist.model.ids import Epoch, Offset, ShardId
 from proxist.model.query import parse_query
 from proxist.model.receipt import RECEIPT_METADATA_KEY
-from proxist.model.table import DEFAULT_TENANT, Table
+from proxist.model.table import Table
 from proxist.rpc.flight_server import Call
 from proxist.rpc.session import SessionAnswer
 from proxist.seam import Answer, Chain, Executor, Log
+from proxist.telemetry import tracing
 from proxist_ingest.put import Owners
 from proxist_ingest.shard import Shard
 
@@ -67,9 +70,15 @@ class Reads:
     def run(self, shard: ShardId, op: HotOp, probes: Probes | None, min_end: Offset | None, wait_ns: int) -> HotPart:
         """The executor's HotSource: waits for `min_end`, then answers whatever is there."""
         opened = self.open_shard(shard)
-        if min_end is not None:
-            opened.wait_end(min_end, wait_ns)
-        return opened.run(op, probes)
+        with tracing.span("hot.read") as span:
+            span.set("proxist.hot.path", "owner")
+            span.set("proxist.shard.id", shard)
+            span.set("db.operation.name", type(op).__name__)
+            if min_end is not None:
+                opened.wait_end(min_end, wait_ns)
+            part = opened.run(op, probes)
+            span.set("db.response.returned_rows", part.rows.num_rows)
+            return part
 
     def hot(self, wire: Any, probes: pa.RecordBatch | None = None) -> pa.RecordBatch:
         """The answer to `{"shard", "op", "min_end"?, "wait_ms"?}`, with the part's head in the schema's metadata."""
@@ -88,13 +97,11 @@ class Reads:
         )
         return part.rows.replace_schema_metadata({HOT_METADATA_KEY: json.dumps(part.head_json()).encode()})
 
-    def query(
-        self, call: Call, wire: Any, probes: pa.RecordBatch | None = None, tenant: str = DEFAULT_TENANT
-    ) -> Answer:
+    def query(self, call: Call, wire: Any, probes: pa.RecordBatch | None = None) -> Answer:
         """A public JSON query over tables whose shards are all owned here, as far as RAM decides it."""
         query = parse_query(wire)
-        executor = Executor(NodeCatalog(self._catalog), self, None, elsewhere=self._elsewhere, step=call.check)
-        return executor.run(query, tenant, None if probes is None else pa.Table.from_batches([probes]))
+        executor = Executor(self._seen_by(call.caller), self, None, elsewhere=self._elsewhere, step=call.check)
+        return executor.run(query, call.caller.tenant(), None if probes is None else pa.Table.from_batches([probes]))
 
     def answer(self, call: Call, ticket: bytes) -> pa.Table:
         """The rows of a DoGet ticket, with the receipt in the schema's metadata."""
@@ -107,6 +114,10 @@ class Reads:
         """One query of a DoExchange session."""
         answer = self.query(call, query, probes)
         return SessionAnswer(answer.rows, answer.receipt.to_json())
+
+    def _seen_by(self, caller: Caller) -> Seen:
+        names = lambda: [(one.table.tenant, one.table.name) for one in self._catalog.tables()]  # noqa: E731
+        return Seen(NodeCatalog(self._catalog), caller, names)
 
     def _elsewhere(self) -> str:
         doors = [node.flight for node in self._catalog.nodes("query") if node.flight]

@@ -7,11 +7,10 @@ from dataclasses import dataclass
 from typing import Any
 
 from proxist.errors import InvalidArgument
-from proxist.model.table import DEFAULT_TENANT
 from proxist_ingest.part import LEVELS, raise_level
 from proxist_ingest.producers import check_name
 
-_KNOWN = ("producer", "seq", "durability", "acks", "slot")
+_KNOWN = ("producer", "seq", "durability", "acks", "slot", "traceparent")
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,6 +22,8 @@ class PutRequest:
     number: int = 0
     acks: tuple[str, ...] = ()
     slot: int | None = None
+    traceparent: str | None = None
+    """W3C context of the caller's span; per batch, since a stream carries the batches of many traces."""
 
     def to_json(self) -> dict[str, Any]:
         """The metadata that asks another node for the same."""
@@ -31,6 +32,8 @@ class PutRequest:
             wire |= {"producer": self.producer, "seq": self.number}
         if self.acks:
             wire["acks"] = list(self.acks)
+        if self.traceparent is not None:
+            wire["traceparent"] = self.traceparent
         return wire
 
 
@@ -54,7 +57,15 @@ def parse_request(metadata: bytes | None, table_level: str) -> PutRequest:
     if wire.get("producer") is not None or wire.get("seq") is not None:
         producer, number = check_name(wire.get("producer"), wire.get("seq"))
     level = raise_level(table_level, wire.get("durability"), "`durability` of the batch")
-    return PutRequest(level, producer, number, _acks(wire.get("acks"), level), _slot(wire.get("slot")))
+    carried = wire.get("traceparent")
+    return PutRequest(
+        level,
+        producer,
+        number,
+        _acks(wire.get("acks"), level),
+        _slot(wire.get("slot")),
+        carried if isinstance(carried, str) else None,
+    )
 
 
 def _acks(asked: Any, level: str) -> tuple[str, ...]:
@@ -75,10 +86,10 @@ def _slot(asked: Any) -> int | None:
 
 
 def parse_path(path: list[bytes] | None) -> tuple[str, str]:
-    """(tenant, table) of a descriptor's path: `["trades"]` or `[tenant, table]`."""
+    """(tenant, table) of a descriptor's path: `["trades"]`, whose tenant "" is the caller's, or `[tenant, table]`."""
     names = [part.decode("utf-8", "replace") for part in path or []]
     if len(names) == 1:
-        return DEFAULT_TENANT, names[0]
+        return "", names[0]
     if len(names) == 2:
         return names[0], names[1]
     raise InvalidArgument(

@@ -31,6 +31,8 @@ class Batch:
     first: Offset
     end: Offset
     rows: pa.Table
+    links: tuple[str, ...] = ()
+    """Traceparents of the writes that it carries, where they are traced."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -6,7 +6,7 @@ import contextlib
 import json
 import threading
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from types import TracebackType
 from typing import Self
 
@@ -89,11 +89,13 @@ class Owner:
                 parts.append(chunk.batch)
             if chunk.metadata is None:
                 continue  # a slice of a batch: its metadata come with the last one
-            bounds = json.loads(chunk.metadata).get("batch")
+            head = json.loads(chunk.metadata)
+            bounds = head.get("batch")
             if bounds is None:
                 yield None
                 continue
-            yield read_batch(self.shard, Offset(bounds[0]), Offset(bounds[1]), parts)
+            batch = read_batch(self.shard, Offset(bounds[0]), Offset(bounds[1]), parts)
+            yield replace(batch, links=tuple(head["links"])) if "links" in head else batch
             parts = []
 
     def advance(self, persisted: Offset) -> None:

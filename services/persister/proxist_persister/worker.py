@@ -16,6 +16,7 @@ from proxist.etcd.shards import release_persister, take_persister
 from proxist.model.ids import Offset, ShardId
 from proxist.model.table import Table
 from proxist.rpc.status import to_proxist
+from proxist.telemetry import tracing
 from proxist_persister import progress
 from proxist_persister.batches import Batch, Insert, inserts, missing_part
 from proxist_persister.coverage import Stored, anomaly
@@ -204,10 +205,23 @@ class ShardWorker:
             if batch is not None:
                 self.board.reached(end=batch.end)
                 self.board.took(batch.end - batch.first)
-                self._persist(owner, marks, batch, stored if batch.first < stored.end else NOTHING)
-                self._advance(owner, batch.end)
+                with self._traced(batch):
+                    self._persist(owner, marks, batch, stored if batch.first < stored.end else NOTHING)
+                    self._advance(owner, batch.end)
                 self.board.took(0)
             self._check()
+
+    def _traced(self, batch: Batch) -> tracing.Span:
+        """A trace of its own for a batch that carries traced writes, linked to them."""
+        if not batch.links:
+            return tracing.OFF
+        span = tracing.linked("persist.batch", batch.links)
+        if span.recording:
+            span.set("db.collection.name", self.table.name)
+            span.set("db.namespace", self.table.tenant)
+            span.set("db.operation.batch.size", batch.end - batch.first)
+            span.set("proxist.shard.id", self.shard)
+        return span
 
     def _was_persisted(self, marks: OwnerMarks) -> bool:
         known = (self._tools.catalog.watermark(shard) for shard in self.table.shard_ids)

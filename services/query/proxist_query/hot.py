@@ -9,6 +9,7 @@ from proxist.etcd.catalog import Catalog
 from proxist.etcd.records import NodeRecord
 from proxist.hot.ops import HotOp, HotPart, Probes
 from proxist.model.ids import Offset, ShardId
+from proxist.telemetry import tracing
 from proxist_query.attached import Attached
 from proxist_query.remote import Remote
 
@@ -87,7 +88,14 @@ class Hot:
             )
         if near and hot_path != "flight":
             try:
-                return self._attached.run(node.attach, shard, op, probes, min_end, wait_ns)
+                with tracing.span("hot.read") as span:
+                    part = self._attached.run(node.attach, shard, op, probes, min_end, wait_ns)
+                    if span.recording:
+                        span.set("proxist.hot.path", "attach")
+                        span.set("proxist.shard.id", shard)
+                        span.set("db.operation.name", type(op).__name__)
+                        span.set("db.response.returned_rows", part.rows.num_rows)
+                    return part
             except NotOwner:
                 raise
             except Unavailable as error:

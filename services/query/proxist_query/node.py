@@ -10,6 +10,7 @@ from typing import Any
 
 import structlog
 
+from proxist.auth.setup import guard_of
 from proxist.clickhouse import ClickHouse
 from proxist.errors import Unavailable
 from proxist.etcd import Catalog, EtcdClient, NodeRecord, NodeSession, this_host_id
@@ -116,15 +117,26 @@ class QueryNode:
         )
         figures = registry_of("query", own, metrics.figures)
         catalog = NodeCatalog(self._catalog)
-        runner = Runner(catalog, hot, self._clickhouse, engine, metrics, query_s_max=config.query_s_max)
+        runner = Runner(
+            catalog,
+            hot,
+            self._clickhouse,
+            engine,
+            metrics,
+            query_s_max=config.query_s_max,
+            slow_query_s=config.slow_query_s,
+        )
         # The engine's first statement takes tens of milliseconds: not the first caller's.
         engine.query("SELECT 1")
+        guard = guard_of(config, self._catalog.mirror)
         door = QueryDoor(runner, self._catalog, actions, self.check_serving)
         servicer = QueryServicer(runner, self._catalog, self.name, lambda: self.state, self.check_serving)
-        self._flight = self._opened(FlightDoor(door, config.host, config.flight_port, config.flight_socket))
+        self._flight = self._opened(
+            FlightDoor(door, config.host, config.flight_port, config.flight_socket, guard=guard)
+        )
         service = GrpcService(SERVICE_NAME, pb_grpc.add_QueryServiceServicer_to_server, servicer)
-        self._grpc = self._opened(GrpcDoor([service], config.host, config.grpc_port))
-        self._http = self._opened(HttpDoor(config.host, config.http_port, self.health, registry=figures))
+        self._grpc = self._opened(GrpcDoor([service], config.host, config.grpc_port, guard=guard))
+        self._http = self._opened(HttpDoor(config.host, config.http_port, self.health, registry=figures, guard=guard))
         self._grpc.start()
         self._http.start()
         self._join_cluster()

@@ -12,6 +12,7 @@ from proxist.errors import InternalError
 from proxist.hot.ops import HotOp, HotPart, Probes, part_from_head
 from proxist.model.ids import Offset, ShardId
 from proxist.rpc.flight_client import FlightPeer
+from proxist.rpc.tracing import flight_outgoing
 
 HOT_METADATA_KEY = b"proxist.hot"
 READ_S_MAX = 30.0
@@ -39,7 +40,8 @@ class Remote:
             answer = peer.do_get({"hot": asked}, timeout_s=timeout_s)
             rows, metadata = answer.table, answer.metadata
         else:
-            rows, metadata = _exchange(peer, {"hot": asked}, probes, timeout_s)
+            with flight_outgoing("DoExchange", uri):
+                rows, metadata = _exchange(peer, {"hot": asked}, probes, timeout_s)
         head = metadata.get(HOT_METADATA_KEY)
         if head is None:
             raise InternalError(f"The owner of shard {shard} at {uri} answered without {HOT_METADATA_KEY.decode()}.")

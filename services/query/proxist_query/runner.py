@@ -10,16 +10,19 @@ from typing import Any
 
 import pyarrow as pa
 
+from proxist.auth.identity import Caller, local_caller
+from proxist.auth.seen import Seen
 from proxist.clickhouse import ClickHouse
 from proxist.errors import DeadlineExceeded, ProxistError, Unavailable
 from proxist.model.query import Query, Sql
-from proxist.model.table import DEFAULT_TENANT
 from proxist.seam import Answer, Executor, ReadRules
+from proxist.telemetry import tracing
 from proxist_query.catalog import NodeCatalog
 from proxist_query.cold import Cold
 from proxist_query.engine import Engine
 from proxist_query.hot import Hot
 from proxist_query.metrics import Metrics
+from proxist_query.seen import describe, describe_answer, log_slow
 from proxist_query.sql import SqlRun
 
 
@@ -35,6 +38,7 @@ class Runner:
         metrics: Metrics,
         *,
         query_s_max: float,
+        slow_query_s: float = 1.0,
         now_ns: Callable[[], int] = time.time_ns,
     ) -> None:
         self.catalog = catalog
@@ -44,25 +48,30 @@ class Runner:
         self._engine = engine
         self._metrics = metrics
         self._query_s_max = query_s_max
+        self._slow_query_s = slow_query_s
         self._now_ns = now_ns
         self._lock = threading.Lock()  # guards _running
         self._running: dict[Any, list[threading.Event]] = {}
 
     def run(
-        self, query: Query, probes: pa.Table | None, alive: Callable[[], None], tenant: str = DEFAULT_TENANT
+        self, query: Query, probes: pa.Table | None, alive: Callable[[], None], caller: Caller | None = None
     ) -> Answer:
         """The answer. `alive` raises when nobody waits for it any more; it is called between the steps.
 
         Raises every error of the executor and of SQL; DeadlineExceeded past the node's limit; Unavailable after a cancel.
         """
+        caller = caller or local_caller()
         began = time.monotonic()
         verb = type(query.verb).__name__.lower()
         outcome, plan = "INTERNAL", "none"
+        answer: Answer | None = None
         self._metrics.began()
         try:
-            with self._entry(query.id) as cancelled:
+            with self._entry(query.id, caller) as cancelled, tracing.span("query.run") as span:
+                describe(span, query)
                 step = self._step(began + self._query_s_max, cancelled, alive)
-                answer = self._answer(query, probes, tenant, step, began)
+                answer = self._answer(query, probes, caller, step, began)
+                describe_answer(span, answer)
             outcome, plan = "ok", answer.receipt.plan
             self._metrics.answered(answer.receipt)
             return answer
@@ -70,33 +79,42 @@ class Runner:
             outcome = error.code
             raise
         finally:
-            self._metrics.finished(verb, plan, outcome, time.monotonic() - began)
+            took_s = time.monotonic() - began
+            self._metrics.finished(verb, plan, outcome, took_s)
+            if took_s >= self._slow_query_s:
+                log_slow(query, answer, outcome, took_s)
 
-    def schema(self, query: Query, tenant: str = DEFAULT_TENANT) -> pa.Schema:
+    def schema(self, query: Query, caller: Caller | None = None) -> pa.Schema:
         """The schema of an SQL query's answer, without running it."""
         assert isinstance(query.verb, Sql)
-        run = self._sql(query, lambda: None, time.monotonic())
-        return run.schema(query.verb.text, tenant, self._now_ns())
+        caller = caller or local_caller()
+        run = self._sql(query, caller, lambda: None, time.monotonic())
+        return run.schema(query.verb.text, caller.tenant(), self._now_ns())
 
-    def cancel(self, query_id: Any) -> bool:
-        """End the running queries with that `id` at their next step; whether there was one."""
+    def seen_by(self, caller: Caller) -> Seen:
+        """The catalog for one call."""
+        return Seen(self.catalog, caller, self.catalog.names)
+
+    def cancel(self, query_id: Any, caller: Caller | None = None) -> bool:
+        """End the caller's running queries with that `id` at their next step; whether there was one."""
         with self._lock:
-            running = list(self._running.get(_hashable(query_id), ()))
+            running = list(self._running.get(_key(query_id, caller or local_caller()), ()))
         for event in running:
             event.set()
         return bool(running)
 
     def _answer(
-        self, query: Query, probes: pa.Table | None, tenant: str, step: Callable[[], None], began: float
+        self, query: Query, probes: pa.Table | None, caller: Caller, step: Callable[[], None], began: float
     ) -> Answer:
+        tenant = caller.tenant()
         if isinstance(query.verb, Sql):
-            return self._sql(query, step, began).run(query.verb.text, tenant, self._now_ns())
-        executor = Executor(self.catalog, self.hot.via(query.hot_path), self._cold, step=step)
+            return self._sql(query, caller, step, began).run(query.verb.text, tenant, self._now_ns())
+        executor = Executor(self.seen_by(caller), self.hot.via(query.hot_path), self._cold, step=step)
         return executor.run(query, tenant, probes)
 
-    def _sql(self, query: Query, step: Callable[[], None], began: float) -> SqlRun:
+    def _sql(self, query: Query, caller: Caller, step: Callable[[], None], began: float) -> SqlRun:
         return SqlRun(
-            self.catalog,
+            self.seen_by(caller),
             self.hot.via(query.hot_path),
             self._clickhouse,
             self._engine,
@@ -119,9 +137,9 @@ class Runner:
         return step
 
     @contextmanager
-    def _entry(self, query_id: Any) -> Iterator[threading.Event]:
+    def _entry(self, query_id: Any, caller: Caller) -> Iterator[threading.Event]:
         """The query's place in the list of running ones; queries without an id cannot be cancelled by one."""
-        event, key = threading.Event(), _hashable(query_id)
+        event, key = threading.Event(), _key(query_id, caller)
         with self._lock:
             self._running.setdefault(key, []).append(event)
         try:
@@ -131,6 +149,11 @@ class Runner:
                 self._running[key].remove(event)
                 if not self._running[key]:
                     del self._running[key]
+
+
+def _key(query_id: Any, caller: Caller) -> Any:
+    """Ids are the callers' own: nobody ends another one's query."""
+    return caller.identity.id, _hashable(query_id)
 
 
 def _hashable(query_id: Any) -> Any:

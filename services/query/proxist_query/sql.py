@@ -19,6 +19,7 @@ from proxist.seam import Answer, ReadRules, ShardReader
 from proxist.seam.reader import shards_of
 from proxist.seam.sources import Catalog, HotSource, Step
 from proxist.sql import Prepared, TableUse, prepare
+from proxist.telemetry import tracing
 from proxist_query.engine import Engine, plain, rows_as_files
 from proxist_query.relation import Relation
 
@@ -105,7 +106,10 @@ class SqlRun:
         self.step()
         with rows_as_files({name: relation.rows() for name, relation in relations.items()}) as paths:
             texts = {name: relation.of_file(paths[name]) for name, relation in relations.items()}
-            return _uniform(self.engine.query(prepared.render(texts)))
+            with tracing.span("sql.engine") as span:
+                rows = _uniform(self.engine.query(prepared.render(texts)))
+                span.set("db.response.returned_rows", rows.num_rows)
+                return rows
 
     def _in_clickhouse(self, prepared: Prepared, relations: Mapping[str, Relation]) -> pa.Table:
         external: dict[str, pa.Table] = {}
