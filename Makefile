@@ -22,6 +22,7 @@ check: $(INSTALLED) ## Lint, format, types, layers, generated code
 	$(BIN)/mypy $(TYPED)
 	$(BIN)/lint-imports
 	$(BIN)/python protos/generate.py --check
+	$(BIN)/python -m proxist.monitoring --check
 
 fix: $(INSTALLED) ## What lint and format can mend by themselves
 	$(BIN)/ruff check --fix .

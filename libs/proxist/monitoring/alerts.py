@@ -45,15 +45,12 @@ def _quantile(q: float, metric: str, by: str, window: str = "5m") -> str:
 RECORDING = {
     "proxist:persist_lag_sla:seconds": f"vector({PERSIST_LAG_SLA_S})",
     "proxist:ingest_rows:rate1m": "sum by (tenant, table) (rate(proxist_ingest_rows_total[1m]))",
-    "proxist:ingest_bytes:rate1m": "sum by (tenant, table) (rate(proxist_ingest_bytes_total[1m]))",
     "proxist:ingest_ack_seconds:p50": _quantile(0.5, "proxist_ingest_ack_seconds", "tenant, table, level"),
     "proxist:ingest_ack_seconds:p99": _quantile(0.99, "proxist_ingest_ack_seconds", "tenant, table, level"),
-    "proxist:ingest_sync_seconds:p99": _quantile(0.99, "proxist_ingest_sync_seconds", "instance"),
     "proxist:ingest_wal_bytes:sum": "sum by (instance) (proxist_ingest_wal_bytes)",
     "proxist:ingest_disk_free:ratio": "proxist_ingest_disk_free_bytes / proxist_ingest_disk_size_bytes",
     "proxist:persist_lag_seconds:max": "max by (tenant, table) (proxist_ingest_persist_lag_seconds)",
     "proxist:persist_rows:rate1m": "sum by (tenant, table) (rate(proxist_persister_rows_total[1m]))",
-    "proxist:persist_insert_seconds:p50": _quantile(0.5, "proxist_persister_insert_seconds", "instance"),
     "proxist:persist_insert_seconds:p99": _quantile(0.99, "proxist_persister_insert_seconds", "instance"),
     "proxist:query_seconds:p50": _quantile(0.5, "proxist_query_seconds", "verb, plan"),
     "proxist:query_seconds:p99": _quantile(0.99, "proxist_query_seconds", "verb, plan"),
@@ -89,8 +86,8 @@ ALERTS = (
         "0m",
         "critical",
         "Rows of a table are refused",
-        "About {{ $value | humanize }} rows of table {{ $labels.table }} were refused with {{ $labels.code }} in five "
-        "minutes; unless their sender repeats them they are lost.",
+        "Rows of table {{ $labels.table }} were refused with {{ $labels.code }} in the last five minutes; unless their "
+        "sender repeats them they are lost.",
     ),
     Alert(
         "ProxistClickHouseUnreachable",

@@ -6,7 +6,7 @@ import threading
 from collections import deque
 from dataclasses import dataclass, field
 
-from proxist.errors import ProxistError
+from proxist.errors import BatchTooLarge, InternalError, Overloaded, ProducerConflict, ProxistError, Unavailable
 from proxist.model.ids import Offset
 from proxist.telemetry.figures import Histogram
 from proxist.telemetry.metrics import BATCHES, LATENCY_S
@@ -18,12 +18,16 @@ _PARTS_OF_AGE = 1024
 """And the older the oldest, the coarser: so that a long outage keeps a few thousand entries."""
 
 
+EXPECTED = (Overloaded, BatchTooLarge, ProducerConflict, Unavailable, InternalError)
+"""Counted from 0 on: an increase of a series that was not there before is not seen by Prometheus."""
+
+
 class Refusals:
     """Batches and rows that were refused, by error code (a fixed list). For any thread; `_lock` guards the table."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
-        self._by_code: dict[str, tuple[int, int]] = {}
+        self._by_code = {kind.code: (0, 0) for kind in EXPECTED}
 
     def add(self, error: ProxistError, rows: int) -> None:
         with self._lock:
