@@ -178,8 +178,9 @@ class FakePersister(persister_pb2_grpc.PersisterServiceServicer):
                     continue
 
     def Status(self, request: Any, context: Any) -> persister_pb2.StatusResponse:
-        shard = persister_pb2.ShardStatus(last_error="ClickHouse at http://c:8123 does not answer.")
-        return persister_pb2.StatusResponse(name="persister-0", state="DOWN", shards=[shard])
+        down = "ClickHouse at http://c:8123 does not answer."
+        shards = [persister_pb2.ShardStatus(shard=s.shard, last_error=down) for s in self._catalog.shards()]
+        return persister_pb2.StatusResponse(name="persister-0", state="DOWN", shards=shards)
 
     def Pause(self, request: Any, context: Any) -> persister_pb2.PauseResponse:
         if self.fails:

@@ -234,7 +234,7 @@ def test_a_wrong_request_is_refused_by_field(metadata: bytes, names: str) -> Non
 
 
 def test_a_path_names_the_table_with_or_without_its_tenant() -> None:
-    assert parse_path([b"trades"]) == ("default", "trades")
+    assert parse_path([b"trades"]) == ("", "trades")
     assert parse_path([b"acme", b"trades"]) == ("acme", "trades")
     for wrong in (None, [], [b"a", b"b", b"c"]):
         with pytest.raises(InvalidArgument, match="PATH"):

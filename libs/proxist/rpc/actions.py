@@ -13,9 +13,10 @@ from typing import Any
 
 import grpc
 
+from proxist.auth.identity import Caller
 from proxist.errors import InvalidArgument, Unavailable
 from proxist.etcd.catalog import Catalog
-from proxist.model.table import DEFAULT_TENANT, TableSpec, parse_spec
+from proxist.model.table import TableSpec, parse_spec
 from proxist.pb import controlplane_pb2 as pb
 from proxist.pb import controlplane_pb2_grpc as pb_grpc
 from proxist.rpc.grpc_client import connect
@@ -30,6 +31,9 @@ DESCRIPTIONS = {
 }
 
 
+_PRIVATE = ("attach", "flight_unix", "pid", "host_id")
+
+
 class ClusterActions:
     """Answers the actions of DESCRIPTIONS; thread-safe. `close` ends the connection to the control plane."""
 
@@ -40,13 +44,20 @@ class ClusterActions:
         self._address = ""
         self._channel: grpc.Channel | None = None
 
-    def run(self, name: str, body: bytes) -> dict[str, Any]:
+    def run(self, name: str, body: bytes, caller: Caller) -> dict[str, Any]:
         """The result of action `name`. Raises InvalidArgument for a body that is no JSON object or lacks the table,
         Unavailable where no control plane is there, and whatever it answers."""
         wire = parse_body(name, body)
         if name == "topology":
-            return topology(self._catalog, self._node, str(wire.get("tenant") or DEFAULT_TENANT))
-        tenant = str(wire.pop("tenant", None) or DEFAULT_TENANT)
+            return topology(self._catalog, self._node, caller, str(wire.get("tenant") or ""))
+        asked = str(wire.pop("tenant", None) or "")
+        named = str(wire.get("name") or "") if name == "create_table" else table_of(name, wire)
+        # The control plane sees this node call, not the caller: what the caller may is decided here.
+        tenant = caller.table(named, asked)
+        with caller.hiding(named, lambda: [(one.table.tenant, one.table.name) for one in self._catalog.tables()]):
+            return self._command(name, wire, tenant)
+
+    def _command(self, name: str, wire: dict[str, Any], tenant: str) -> dict[str, Any]:
         control = pb_grpc.ControlPlaneServiceStub(self._control_plane())
         if name == "create_table":
             request = pb.CreateTableRequest(tenant=tenant, spec=spec_message(parse_spec(wire)))
@@ -87,11 +98,13 @@ class ClusterActions:
             return self._channel
 
 
-def topology(catalog: Catalog, node: str, tenant: str) -> dict[str, Any]:
+def topology(catalog: Catalog, node: str, caller: Caller, asked_tenant: str = "") -> dict[str, Any]:
     """`{"node", "nodes": [{"name", "role", "flight", …}], "tables": [{"table", "state", "shards": [{"slot", "shard",
     "node", "epoch"}]}]}`; `node` of a shard is null while nobody owns it, `node` at the top is who answers."""
     tables = []
-    for record in catalog.tables(tenant):
+    for record in catalog.tables(caller.tenant(asked_tenant)):
+        if not caller.sees(record.table.tenant, record.table.name):
+            continue
         shards = []
         for slot, shard in enumerate(record.table.shard_ids):
             owner = catalog.owner(shard)
@@ -100,6 +113,8 @@ def topology(catalog: Catalog, node: str, tenant: str) -> dict[str, Any]:
             )
         tables.append({"table": record.table.to_json(), "state": record.state, "shards": shards})
     nodes = [one.to_json() for one in catalog.nodes()]
+    if not caller.trusted:  # paths of the server's are for its own services
+        nodes = [{name: value for name, value in one.items() if name not in _PRIVATE} for one in nodes]
     return {"node": node, "nodes": nodes, "tables": tables}
 
 

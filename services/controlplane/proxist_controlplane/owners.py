@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 from proxist.errors import DeadlineExceeded, InvalidArgument, Paused, Unavailable
-from proxist.etcd import NodeRecord
+from proxist.etcd import NodeRecord, TableRecord
 from proxist.model.ids import ShardId
 from proxist.pb import controlplane_pb2 as pb
 from proxist.pb import ingest_pb2, persister_pb2
@@ -30,20 +30,15 @@ class Owners:
         self._ask_timeout_s = ask_timeout_s
         self._flush_timeout_s = flush_timeout_s
 
-    def watermarks(self, table: str, deadline: Deadline) -> list[pb.Watermark]:
-        """One entry per shard, by shard id, as its owner has it now; of every table where none is named."""
-        records = [t for t in self._cluster.catalog.tables() if table in ("", t.table.name)]
-        if table and not records:
-            self._cluster.table("", table)  # says which tables there are
+    def watermarks(self, records: Sequence[TableRecord], deadline: Deadline) -> list[pb.Watermark]:
+        """One entry per shard of these tables, by shard id, as its owner has it now."""
         shards = [shard for record in records if record.state == "active" for shard in record.table.shard_ids]
-        marks = self._ask(shards, deadline, self._marks_of(table, deadline))
+        marks = self._ask(shards, deadline, self._marks_of(deadline))
         return [marks[shard] for shard in sorted(shards)]
 
     def reachable_watermarks(self, deadline: Deadline) -> list[pb.Watermark]:
         """For a status: what the owners that answer say, by shard id; never an error because of one that does not."""
-        answers = self._peers.each(
-            {n.name: n for n in self._cluster.catalog.nodes("ingest")}, self._marks_of("", deadline)
-        )
+        answers = self._peers.each({n.name: n for n in self._cluster.catalog.nodes("ingest")}, self._marks_of(deadline))
         marks: Marks = {}
         for answer in answers.values():
             if not isinstance(answer, Exception):
@@ -72,7 +67,7 @@ class Owners:
             self._ask(record.table.shard_ids, budget, ask)
         except (DeadlineExceeded, Unavailable) as error:
             raise type(error)(
-                error.message + self._sink_state(deadline), retry_after_s=error.retry_after_s, **error.details
+                error.message + self._sink_state(record, deadline), retry_after_s=error.retry_after_s, **error.details
             ) from None
 
     def evict(self, request: pb.EvictRequest, deadline: Deadline) -> list[pb.Watermark]:
@@ -136,8 +131,8 @@ class Owners:
             shard=missing[0],
         )
 
-    def _marks_of(self, table: str, deadline: Deadline) -> Callable[[NodeRecord], Marks]:
-        request = ingest_pb2.WatermarksRequest(table=table)
+    def _marks_of(self, deadline: Deadline) -> Callable[[NodeRecord], Marks]:
+        request = ingest_pb2.WatermarksRequest()
 
         def ask(node: NodeRecord) -> Marks:
             answer = self._peers.ingest(node).Watermarks(request, timeout=deadline.at_most(self._ask_timeout_s))
@@ -145,8 +140,8 @@ class Owners:
 
         return ask
 
-    def _sink_state(self, deadline: Deadline) -> str:
-        """What the persisters say, for the message of a flush that did not end."""
+    def _sink_state(self, record: TableRecord, deadline: Deadline) -> str:
+        """What the persisters say of the table's shards, for the message of a flush that did not end."""
 
         def ask(node: NodeRecord) -> Any:
             return self._peers.persister(node).Status(persister_pb2.StatusRequest(), timeout=deadline.at_most(0.5))
@@ -159,7 +154,9 @@ class Owners:
             if isinstance(answer, Exception):
                 said.append(f"{name} does not answer")
                 continue
-            wrong = next((s.last_error for s in answer.shards if s.last_error), "")
+            wrong = next(
+                (s.last_error for s in answer.shards if s.last_error and s.shard in record.table.shard_ids), ""
+            )
             said.append(f"{name} says its sink is {answer.state}" + (f": {wrong}" if wrong else ""))
         return f" Now {'; '.join(said)}."
 

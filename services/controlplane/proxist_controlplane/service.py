@@ -10,8 +10,10 @@ from typing import Any
 import structlog
 from prometheus_client import CollectorRegistry
 
+from proxist.auth.guard import Guard
+from proxist.auth.setup import guard_of
 from proxist.etcd import Catalog, EtcdClient, NodeRecord, NodeSession, this_host_id
-from proxist.pb import controlplane_pb2, controlplane_pb2_grpc
+from proxist.pb import auth_pb2_grpc, controlplane_pb2, controlplane_pb2_grpc
 from proxist.rpc.grpc_server import GrpcDoor, GrpcService
 from proxist.rpc.http import HttpDoor
 from proxist.rpc.service import Lifeline
@@ -27,6 +29,8 @@ from proxist_controlplane.reconcile import Reconciler
 from proxist_controlplane.servicer import Commands, ControlPlaneServicer
 from proxist_controlplane.status import Status
 from proxist_controlplane.tables import Tables
+from proxist_controlplane.tokens import SERVICE_NAME as TOKENS_NAME
+from proxist_controlplane.tokens import AuthServicer
 
 _log = structlog.get_logger("proxist.controlplane")
 
@@ -81,7 +85,8 @@ class ControlPlane:
             session=lambda: self._session,
         )
         figures = registry_of("controlplane", own, cluster_figures(catalog))
-        grpc_door, http_door = self._doors(ControlPlaneServicer(commands, config), figures)
+        guard = guard_of(config, catalog.mirror)
+        grpc_door, http_door = self._doors(ControlPlaneServicer(commands, config), AuthServicer(client), figures, guard)
         reconciler = Reconciler(cluster, catalog, replace_after_s=config.replace_after_s)
         reconciler.start()
         self._undo.callback(reconciler.stop)
@@ -99,12 +104,18 @@ class ControlPlane:
             _log.warning("etcd does not answer yet", etcd=config.etcd)
         return endpoints
 
-    def _doors(self, servicer: ControlPlaneServicer, figures: CollectorRegistry) -> tuple[GrpcDoor, HttpDoor]:
+    def _doors(
+        self, servicer: ControlPlaneServicer, tokens: AuthServicer, figures: CollectorRegistry, guard: Guard
+    ) -> tuple[GrpcDoor, HttpDoor]:
         config = self._config
         add = controlplane_pb2_grpc.add_ControlPlaneServiceServicer_to_server
-        grpc_door = GrpcDoor([GrpcService(SERVICE_NAME, add, servicer)], config.host, config.grpc_port)
+        services = [
+            GrpcService(SERVICE_NAME, add, servicer),
+            GrpcService(TOKENS_NAME, auth_pb2_grpc.add_AuthServiceServicer_to_server, tokens),
+        ]
+        grpc_door = GrpcDoor(services, config.host, config.grpc_port, guard=guard)
         self._undo.callback(self._stopping(grpc_door.stop))
-        http_door = HttpDoor(config.host, config.http_port, self._health, registry=figures)
+        http_door = HttpDoor(config.host, config.http_port, self._health, registry=figures, guard=guard)
         self._undo.callback(self._stopping(http_door.stop))
         grpc_door.start()
         http_door.start()

@@ -9,11 +9,11 @@ from typing import Any, Protocol
 import pyarrow as pa
 from pyarrow import flight
 
+from proxist.auth.identity import Caller
 from proxist.errors import InvalidArgument, NotOwner
 from proxist.etcd.catalog import Catalog
 from proxist.etcd.records import TableRecord
 from proxist.model.ids import Offset
-from proxist.model.table import DEFAULT_TENANT
 from proxist.rpc.actions import DESCRIPTIONS, ClusterActions, parse_body, table_of
 from proxist.rpc.flight_server import BatchStream, Call, FlightHandler
 from proxist.rpc.session import serve_session
@@ -46,7 +46,8 @@ class IngestDoor(FlightHandler):
         writer: flight.FlightMetadataWriter,
     ) -> None:
         self._gate.check_serving()
-        record = self._catalog.table(*parse_path(descriptor.path))
+        tenant, name = parse_path(descriptor.path)
+        record = self._table(call.caller, name, tenant)
         _check_active(record)
         PutCall(self._owners, record.table, call, writer).serve(reader)
 
@@ -54,8 +55,10 @@ class IngestDoor(FlightHandler):
         self._gate.check_serving()
         wire = _internal(ticket)
         if "hot" in wire:
+            call.caller.at("flight/DoGet:hot")
             return self._reads.hot(wire["hot"])
         if "follow" in wire:
+            call.caller.at("flight/DoGet:follow")
             asked = wire["follow"]
             start = asked.get("from") if isinstance(asked, dict) else None
             if not isinstance(start, int):
@@ -73,6 +76,7 @@ class IngestDoor(FlightHandler):
         self._gate.check_serving()
         command = _internal(descriptor.command or b"")
         if "hot" in command:
+            call.caller.at("flight/DoExchange:hot")
             rows = self._reads.hot(command["hot"], reader.read_chunk().data)
             writer.begin(rows.schema)
             writer.write_batch(rows)
@@ -85,7 +89,8 @@ class IngestDoor(FlightHandler):
         self._gate.check_serving()
         return [
             flight.FlightInfo(record.table.spec.schema, flight.FlightDescriptor.for_path(record.table.name), [], -1, -1)
-            for record in self._catalog.tables(DEFAULT_TENANT)
+            for record in self._catalog.tables(call.caller.tenant())
+            if call.caller.sees(record.table.tenant, record.table.name)
         ]
 
     def list_actions(self, call: Call) -> Iterable[tuple[str, str]]:
@@ -98,10 +103,10 @@ class IngestDoor(FlightHandler):
     def do_action(self, call: Call, name: str, body: bytes) -> Iterable[bytes]:
         self._gate.check_serving()
         if name in DESCRIPTIONS:
-            result = self._actions.run(name, body)
+            result = self._actions.run(name, body, call.caller)
         elif name == "producer":
             wire = parse_body(name, body)
-            record = self._catalog.table(str(wire.get("tenant") or DEFAULT_TENANT), table_of(name, wire))
+            record = self._table(call.caller, table_of(name, wire), str(wire.get("tenant") or ""))
             result = producer_numbers(self._owners, record.table, str(wire.get("producer")))
         elif name == "cancel":
             result = {"cancelled": False}
@@ -110,6 +115,12 @@ class IngestDoor(FlightHandler):
                 f"Action {name!r} is unknown. Actions are {', '.join([*DESCRIPTIONS, 'producer', 'cancel'])}."
             )
         return [json.dumps(result).encode()]
+
+    def _table(self, caller: Caller, name: str, asked_tenant: str) -> TableRecord:
+        """Raises PermissionDenied before it looks; NotFound that names what the caller sees."""
+        tenant = caller.table(name, asked_tenant)
+        with caller.hiding(name, lambda: [(one.table.tenant, one.table.name) for one in self._catalog.tables()]):
+            return self._catalog.table(tenant, name)
 
 
 def _internal(ticket: bytes) -> dict[str, Any]:

@@ -11,6 +11,7 @@ from typing import Any
 
 import structlog
 
+from proxist.auth.setup import guard_of
 from proxist.errors import NotOwner, ProxistError, Unavailable
 from proxist.etcd import Catalog, EtcdClient, KeptLease, NodeRecord, NodeSession, this_host_id
 from proxist.model.ids import ShardId
@@ -98,14 +99,16 @@ class IngestNode:
             self._fence,
         )
         self._keeper = Keeper(self._opener, self._catalog, self._fence)
+        guard = guard_of(config, self._catalog.mirror)
         self._actions = ClusterActions(self._catalog, self.name)
         handler = IngestDoor(self, self._catalog, self, self._actions)
-        self._flight = FlightDoor(handler, config.host, config.flight_port, config.flight_socket)
+        self._flight = FlightDoor(handler, config.host, config.flight_port, config.flight_socket, guard=guard)
         servicer = IngestServicer(self, self._catalog)
         self._grpc = GrpcDoor(
             [GrpcService(SERVICE_NAME, pb_grpc.add_IngestServiceServicer_to_server, servicer)],
             config.host,
             config.grpc_port,
+            guard=guard,
         )
         own = node_figures(
             "ingest",
@@ -116,8 +119,8 @@ class IngestNode:
             session=lambda: getattr(self, "_session", None),
         )
         figures = registry_of("ingest", own, metrics.disk(config.data_dir), metrics.shards(self.open_shards))
-        self._http = HttpDoor(config.host, config.http_port, self.health, registry=figures)
-        self._attach = AttachDoor(config.attach_socket, self._provide)
+        self._http = HttpDoor(config.host, config.http_port, self.health, registry=figures, guard=guard)
+        self._attach = AttachDoor(config.attach_socket, self._provide, guard)
         self._grpc.start()
         self._http.start()
         self._join_cluster()

@@ -8,11 +8,11 @@ from collections.abc import Iterable
 from typing import Any, Protocol
 
 import proxist
+from proxist.auth.identity import Caller, caller_of
 from proxist.errors import DeadlineExceeded, NotFound, Paused
 from proxist.etcd.catalog import Catalog
 from proxist.etcd.records import TableRecord
 from proxist.model.ids import Epoch, Offset, ShardId, TimeNs
-from proxist.model.table import DEFAULT_TENANT
 from proxist.pb import ingest_pb2 as pb
 from proxist.pb import ingest_pb2_grpc as pb_grpc
 from proxist.wal.chain import list_segments
@@ -46,17 +46,20 @@ class IngestServicer(pb_grpc.IngestServiceServicer):
             state=self._node.state,
             pid=os.getpid(),
             version=getattr(proxist, "__version__", ""),
-            shards=[watermark(shard) for shard in self._node.open_shards()],
+            shards=[watermark(shard) for shard in self._of(caller_of(context), "")],
         )
 
     def Watermarks(self, request: pb.WatermarksRequest, context: Any) -> pb.WatermarksResponse:
-        return pb.WatermarksResponse(watermarks=[watermark(shard) for shard in self._of(request.table)])
+        return pb.WatermarksResponse(
+            watermarks=[watermark(shard) for shard in self._of(caller_of(context), request.table)]
+        )
 
     def Flush(self, request: pb.FlushRequest, context: Any) -> pb.FlushResponse:
-        record = self._catalog.table(request.tenant or DEFAULT_TENANT, request.table)
+        caller = caller_of(context)
+        record = self._table(caller, request.table, request.tenant)
         if request.wait:
             _check_running(record)
-        shards = self._of(request.table, request.tenant)
+        shards = self._of(caller, request.table, request.tenant)
         ends = [(shard, shard.flush()) for shard in shards]
         if request.wait:
             deadline = time.monotonic() + (request.timeout_ms / 1000 or FLUSH_TIMEOUT_S)
@@ -65,7 +68,9 @@ class IngestServicer(pb_grpc.IngestServiceServicer):
         return pb.FlushResponse(shards=[watermark(shard) for shard in shards])
 
     def ListLogs(self, request: pb.ListLogsRequest, context: Any) -> pb.ListLogsResponse:
-        return pb.ListLogsResponse(logs=[entry for shard in self._of(request.table) for entry in self._logs(shard)])
+        return pb.ListLogsResponse(
+            logs=[entry for shard in self._of(caller_of(context), request.table) for entry in self._logs(shard)]
+        )
 
     def AdvancePersisted(self, request: pb.AdvancePersistedRequest, context: Any) -> pb.AdvancePersistedResponse:
         shard = self._node.local(ShardId(request.shard))
@@ -75,23 +80,32 @@ class IngestServicer(pb_grpc.IngestServiceServicer):
         return pb.AdvancePersistedResponse()
 
     def Evict(self, request: pb.EvictRequest, context: Any) -> pb.EvictResponse:
-        self._catalog.table(request.tenant or DEFAULT_TENANT, request.table)
+        caller = caller_of(context)
+        self._table(caller, request.table, request.tenant)
         kind = request.WhichOneof("to")
         to = EvictTo(
             before_ns=TimeNs(request.before_ns) if kind == "before_ns" else None,
             rows=request.rows if kind == "rows" else None,
         )
-        shards = self._of(request.table, request.tenant)
+        shards = self._of(caller, request.table, request.tenant)
         for shard in shards:
             shard.evict(to)
         return pb.EvictResponse(shards=[watermark(shard) for shard in shards])
 
-    def _of(self, table: str, tenant: str = "") -> list[Shard]:
-        """The shards of a table that are owned here, of all tables where none is named."""
+    def _table(self, caller: Caller, name: str, asked_tenant: str) -> TableRecord:
+        """Raises PermissionDenied before it looks; NotFound that names what the caller sees."""
+        tenant = caller.table(name, asked_tenant)
+        with caller.hiding(name, lambda: [(one.table.tenant, one.table.name) for one in self._catalog.tables()]):
+            return self._catalog.table(tenant, name)
+
+    def _of(self, caller: Caller, table: str, tenant: str = "") -> list[Shard]:
+        """The shards of a table that are owned here, of all that the caller sees where none is named."""
+        of = caller.tenant(tenant)
         return [
             shard
             for shard in self._node.open_shards()
-            if not table or (shard.table.name == table and shard.table.tenant == (tenant or DEFAULT_TENANT))
+            if (not table or (shard.table.name == table and shard.table.tenant == of))
+            and caller.sees(shard.table.tenant, shard.table.name)
         ]
 
     def _wait_persisted(self, record: TableRecord, shard: Shard, end: Offset, deadline: float) -> None:

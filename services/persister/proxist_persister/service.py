@@ -10,6 +10,7 @@ from typing import Any
 import structlog
 from prometheus_client import CollectorRegistry
 
+from proxist.auth.setup import guard_of
 from proxist.clickhouse import ClickHouse
 from proxist.etcd import Catalog, EtcdClient, KeptLease, NodeRecord, NodeSession, this_host_id
 from proxist.pb import persister_pb2_grpc
@@ -107,11 +108,13 @@ class Persister:
 
     def _doors(self, keeper: Keeper, sink: Sink, figures: CollectorRegistry) -> tuple[GrpcDoor, HttpDoor]:
         config = self._config
+        assert self._catalog is not None
+        guard = guard_of(config, self._catalog.mirror)
         servicer = PersisterServicer(config.name, keeper, sink, pause_timeout_s=config.pause_timeout_s)
         add = persister_pb2_grpc.add_PersisterServiceServicer_to_server
-        grpc_door = GrpcDoor([GrpcService(SERVICE_NAME, add, servicer)], config.host, config.grpc_port)
+        grpc_door = GrpcDoor([GrpcService(SERVICE_NAME, add, servicer)], config.host, config.grpc_port, guard=guard)
         self._undo.callback(self._stopping(grpc_door.stop))
-        http_door = HttpDoor(config.host, config.http_port, self._health, registry=figures)
+        http_door = HttpDoor(config.host, config.http_port, self._health, registry=figures, guard=guard)
         self._undo.callback(self._stopping(http_door.stop))
         grpc_door.start()
         http_door.start()

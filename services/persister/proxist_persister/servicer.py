@@ -6,6 +6,7 @@ import os
 from typing import Any
 
 import proxist
+from proxist.auth.identity import caller_of
 from proxist.pb import persister_pb2 as pb
 from proxist.pb import persister_pb2_grpc as pb_grpc
 from proxist_persister.keeper import Keeper
@@ -36,11 +37,13 @@ class PersisterServicer(pb_grpc.PersisterServiceServicer):
     def Pause(self, request: pb.PauseRequest, context: Any) -> pb.PauseResponse:
         left_s = context.time_remaining()
         timeout_s = self._pause_timeout_s if left_s is None else max(0.0, left_s - 0.1)
-        self._keeper.pause(request.tenant, request.table, min(timeout_s, 3600.0))
+        self._keeper.pause(
+            caller_of(context).table(request.table, request.tenant), request.table, min(timeout_s, 3600.0)
+        )
         return pb.PauseResponse()
 
     def Resume(self, request: pb.ResumeRequest, context: Any) -> pb.ResumeResponse:
-        self._keeper.resume(request.tenant, request.table)
+        self._keeper.resume(caller_of(context).table(request.table, request.tenant), request.table)
         return pb.ResumeResponse()
 
 

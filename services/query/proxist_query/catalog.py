@@ -20,6 +20,10 @@ class NodeCatalog:
     def __init__(self, catalog: Catalog) -> None:
         self._catalog = catalog
 
+    def names(self) -> list[tuple[str, str]]:
+        """(tenant, table) of every table."""
+        return [(record.table.tenant, record.table.name) for record in self._catalog.tables()]
+
     def table(self, tenant: str, name: str) -> Table:
         """Raises NotFound that names the known tables."""
         try:

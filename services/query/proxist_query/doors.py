@@ -13,7 +13,6 @@ from proxist.errors import InvalidArgument
 from proxist.etcd.catalog import Catalog
 from proxist.model.query import Query, parse_query
 from proxist.model.receipt import RECEIPT_METADATA_KEY
-from proxist.model.table import DEFAULT_TENANT
 from proxist.rpc.actions import DESCRIPTIONS, ClusterActions, parse_body
 from proxist.rpc.flight_server import BatchStream, Call, FlightHandler
 from proxist.rpc.session import SessionAnswer, serve_session
@@ -65,7 +64,7 @@ class QueryDoor(FlightHandler):
             command = json.dumps({"scan": {"table": name}}).encode()
         else:
             command = descriptor.command or b""
-        described = describe(self._runner, parse_query(command))
+        described = describe(self._runner, parse_query(command), call.caller)
         location = [] if described.owner is None else [described.owner]
         endpoint = flight.FlightEndpoint(command, location)
         return flight.FlightInfo(described.schema, descriptor, [endpoint], -1, -1)
@@ -74,7 +73,8 @@ class QueryDoor(FlightHandler):
         self._check_serving()
         return [
             flight.FlightInfo(record.table.spec.schema, flight.FlightDescriptor.for_path(record.table.name), [], -1, -1)
-            for record in self._catalog.tables(DEFAULT_TENANT)
+            for record in self._catalog.tables(call.caller.tenant())
+            if call.caller.sees(record.table.tenant, record.table.name)
         ]
 
     def do_put(
@@ -89,8 +89,8 @@ class QueryDoor(FlightHandler):
         path = [part.decode(errors="replace") for part in descriptor.path or ()]
         if not path:
             raise InvalidArgument('A DoPut names its table as descriptor PATH ["trades"], and goes to an ingest node.')
-        tenant = path[0] if len(path) > 1 else DEFAULT_TENANT
-        table = self._runner.catalog.table(tenant, path[-1])
+        asked = path[0] if len(path) > 1 else ""
+        table = self._runner.seen_by(call.caller).table(asked, path[-1])
         owner = self._runner.hot.owner(table.shard_ids[0])
         raise InvalidArgument(
             f"A query node takes no rows. Write those of table {table.name!r} to an ingest node, for example their "
@@ -105,16 +105,16 @@ class QueryDoor(FlightHandler):
     def do_action(self, call: Call, name: str, body: bytes) -> Iterable[bytes]:
         self._check_serving()
         if name in DESCRIPTIONS:
-            result = self._actions.run(name, body)
+            result = self._actions.run(name, body, call.caller)
         elif name == "cancel":
-            result = {"cancelled": self._runner.cancel(parse_body(name, body).get("id"))}
+            result = {"cancelled": self._runner.cancel(parse_body(name, body).get("id"), call.caller)}
         else:
             raise InvalidArgument(f"Action {name!r} is unknown. Actions are {', '.join([*DESCRIPTIONS, 'cancel'])}.")
         return [json.dumps(result).encode()]
 
     def _run(self, call: Call, query: Query, probes: pa.Table | None) -> Answer:
         self._check_serving()
-        return self._runner.run(query, probes, call.check)
+        return self._runner.run(query, probes, call.check, call.caller)
 
 
 def _object(command: bytes | None) -> dict[str, Any]:

@@ -6,9 +6,10 @@ from dataclasses import dataclass
 
 import pyarrow as pa
 
+from proxist.auth.identity import Caller
 from proxist.errors import InvalidArgument, TransientError
 from proxist.model.query import Asof, FirstBy, LastBy, Query, Scan
-from proxist.model.table import DEFAULT_TENANT, Table
+from proxist.model.table import Table
 from proxist.seam.asof import AsofJoin
 from proxist.seam.columns import columns_of
 from proxist.seam.reader import shards_of
@@ -24,40 +25,42 @@ class Described:
     owner: str | None
 
 
-def describe(runner: Runner, query: Query) -> Described:
+def describe(runner: Runner, query: Query, caller: Caller) -> Described:
     """Raises NotFound, InvalidArgument as the query itself would."""
     verb = query.verb
     if isinstance(verb, Scan):
-        table = runner.catalog.table(DEFAULT_TENANT, verb.table)
-        return Described(columns_of(table, verb.columns).answer_schema, _owner(runner, query, {verb.table: verb.keys}))
+        table = runner.seen_by(caller).table(caller.tenant(), verb.table)
+        return Described(
+            columns_of(table, verb.columns).answer_schema, _owner(runner, query, caller, {verb.table: verb.keys})
+        )
     if isinstance(verb, LastBy | FirstBy):
-        table = runner.catalog.table(DEFAULT_TENANT, verb.table)
+        table = runner.seen_by(caller).table(caller.tenant(), verb.table)
         schema = columns_of(table, verb.columns, key_first=True).answer_schema
-        return Described(schema, _owner(runner, query, {verb.table: verb.keys}))
+        return Described(schema, _owner(runner, query, caller, {verb.table: verb.keys}))
     if isinstance(verb, Asof):
-        return _asof(runner, query, verb)
-    return Described(runner.schema(query), None)
+        return _asof(runner, query, verb, caller)
+    return Described(runner.schema(query, caller), None)
 
 
-def _asof(runner: Runner, query: Query, verb: Asof) -> Described:
+def _asof(runner: Runner, query: Query, verb: Asof, caller: Caller) -> Described:
     if verb.left is None:
         raise InvalidArgument("An asof with probe rows has no ticket: send it with its rows in a DoExchange session.")
-    left = runner.catalog.table(DEFAULT_TENANT, verb.left.table)
-    right = runner.catalog.table(DEFAULT_TENANT, verb.right)
+    left = runner.seen_by(caller).table(caller.tenant(), verb.left.table)
+    right = runner.seen_by(caller).table(caller.tenant(), verb.right)
     join = AsofJoin.of(verb, right)
     none = columns_of(left, verb.left.columns).answer_schema.empty_table()
     schema = join.answer(none, join.columns.carried_schema.empty_table()).schema
     tables = {verb.left.table: verb.left.keys}
     tables[verb.right] = tables.get(verb.right, verb.left.keys)
-    return Described(schema, _owner(runner, query, tables))
+    return Described(schema, _owner(runner, query, caller, tables))
 
 
-def _owner(runner: Runner, query: Query, tables: dict[str, tuple[str, ...] | None]) -> str | None:
+def _owner(runner: Runner, query: Query, caller: Caller, tables: dict[str, tuple[str, ...] | None]) -> str | None:
     """The one node that owns all shards of those keys and has every row of them in memory."""
     owners = set()
     try:
         for name, keys in tables.items():
-            table: Table = runner.catalog.table(DEFAULT_TENANT, name)
+            table: Table = runner.seen_by(caller).table(caller.tenant(), name)
             for shard, share in shards_of(table, keys).items():
                 owners.add(runner.hot.owner(shard).flight)
                 whole = question(share, None)(None)

@@ -11,6 +11,7 @@ from google.protobuf.json_format import MessageToDict
 from google.protobuf.struct_pb2 import Struct
 
 import proxist
+from proxist.auth.identity import caller_of
 from proxist.errors import Unavailable
 from proxist.etcd.catalog import Catalog
 from proxist.model.query import Query, parse_query
@@ -42,7 +43,7 @@ class QueryServicer(pb_grpc.QueryServiceServicer):
             if not context.is_active():
                 raise Unavailable("The client cancelled the call.")
 
-        answer = self._runner.run(query_of(request), None, alive)
+        answer = self._runner.run(query_of(request), None, alive, caller_of(context))
         rows = rows_as_structs(answer.rows)
         while part := list(islice(rows, ROWS_PER_MESSAGE)):
             alive()
