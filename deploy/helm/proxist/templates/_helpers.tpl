@@ -158,12 +158,12 @@ topologySpreadConstraints:
 apiVersion: policy/v1
 kind: PodDisruptionBudget
 metadata:
-  {{- include "proxist.metadata" . | nindent 2 }}
+  {{- include "proxist.metadata" (slice . 0 2) | nindent 2 }}
 spec:
   maxUnavailable: {{ index . 2 }}
   selector:
     matchLabels:
-      {{- include "proxist.selector" . | nindent 6 }}
+      {{- include "proxist.selector" (slice . 0 2) | nindent 6 }}
 {{- end -}}
 
 {{/* dict root role persistence: the claim of a StatefulSet. No label of it may change: claim templates are immutable. */}}

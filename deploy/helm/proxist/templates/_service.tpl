@@ -206,15 +206,16 @@ data:
 
 {{/* (list $ role): ports of a Service, all doors of a role, by the names that the containers give them */}}
 {{- define "proxist.servicePorts" -}}
+{{- $plain := not (include "proxist.tls" (index . 0)) -}}
 {{- $role := index . 1 -}}
-{{- range $door, $port := include "proxist.ports" $role | fromYaml }}
+{{- range $door, $port := include "proxist.ports" $role | fromYaml -}}
 - name: {{ $door }}
   port: {{ $port }}
   targetPort: {{ ternary (printf "query-%s" $door) $door (eq $role "query") }}
-  {{- if ne $door "http" }}
+  {{- if and $plain (ne $door "http") }}
   appProtocol: kubernetes.io/h2c
   {{- end }}
-{{- end }}
+{{ end -}}
 {{- end -}}
 
 {{/* (list $ role values): a Service for clients, where `values` says type and annotations */}}
@@ -237,7 +238,7 @@ spec:
     {{- include "proxist.selector" (list $ $role) | nindent 4 }}
     {{- end }}
   ports:
-    {{- include "proxist.servicePorts" (list $ $role) | nindent 4 }}
+    {{- include "proxist.servicePorts" (list $ $role) | trim | nindent 4 }}
 {{- end -}}
 
 {{/* (list $ role): names for single pods; also those that are not ready, which peers must reach too */}}
@@ -254,5 +255,5 @@ spec:
   selector:
     {{- include "proxist.selector" (list $ $role) | nindent 4 }}
   ports:
-    {{- include "proxist.servicePorts" (list $ $role) | nindent 4 }}
+    {{- include "proxist.servicePorts" (list $ $role) | trim | nindent 4 }}
 {{- end -}}

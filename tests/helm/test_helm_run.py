@@ -1,0 +1,75 @@
+"""Parts of the chart that run outside of Kubernetes too: the test hook's script, and etcd's command line."""
+
+from __future__ import annotations
+
+import json
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from helm_chart import CHART, RELEASE, VALUES, named, of_kind, render
+
+from proxist.etcd import EtcdClient
+from proxist.etcd.local import etcd_command
+from proxist.rpc.ports import free_ports
+from proxist.testing.cluster import LocalCluster
+
+
+def test_the_hook_runs_the_script_as_the_services_run() -> None:
+    found = render({})
+    (pod,) = of_kind(found, "Pod")
+    assert pod["metadata"]["annotations"]["helm.sh/hook"] == "test"
+    script = named(found, "ConfigMap", "test")["data"]["roundtrip.py"]
+    assert script.strip() == (CHART / "files" / "roundtrip.py").read_text().strip()
+
+
+@pytest.mark.cluster
+def test_the_hooks_script_writes_a_row_and_reads_it_back(tmp_path: Path) -> None:
+    with LocalCluster(tmp_path) as cluster:
+        uri = cluster.endpoints["query"][0]["flight"]
+        run = subprocess.run(
+            [sys.executable, str(CHART / "files" / "roundtrip.py"), uri], capture_output=True, text=True, timeout=60
+        )
+    assert run.returncode == 0, run.stderr
+    assert "read back" in run.stdout
+
+
+def test_etcd_starts_with_the_charts_command_line(tmp_path: Path) -> None:
+    """The addresses become this machine's; every other argument is the chart's."""
+    stateful = named(render(VALUES["insecure-dev"]), "StatefulSet", "etcd")
+    _, *arguments = stateful["spec"]["template"]["spec"]["containers"][0]["command"]
+    client, peer, metrics = free_ports(3)
+    name = f"{RELEASE}-proxist-etcd-0"
+    text = json.dumps(arguments).replace("$(POD_NAME)", name).replace("/var/lib/etcd", str(tmp_path))
+    text = re.sub(r"(?<=//)[^:\",]+(?=:23)", "127.0.0.1", text)
+    for fixed, port in ((2379, client), (2380, peer), (2381, metrics)):
+        text = text.replace(f":{fixed}", f":{port}")
+    binary = etcd_command(tmp_path, client, peer)[0]
+    with (tmp_path / "log").open("wb") as log:
+        process = subprocess.Popen([binary, *json.loads(text)], stdout=log, stderr=log)
+        try:
+            with EtcdClient([f"127.0.0.1:{client}"]) as etcd:
+                _wait_for(etcd, process, tmp_path / "log")
+                etcd.put("/a", b"b")
+        finally:
+            process.terminate()
+            process.wait(10)
+
+
+def _wait_for(etcd: EtcdClient, process: subprocess.Popen[bytes], log: Path) -> None:
+    import threading
+    import time
+
+    from proxist.errors import ProxistError
+
+    deadline = time.monotonic() + 20
+    while True:
+        try:
+            etcd.get("/a")
+            return
+        except ProxistError:
+            assert process.poll() is None, log.read_text()[-2000:]
+            assert time.monotonic() < deadline, log.read_text()[-2000:]
+            threading.Event().wait(0.1)
