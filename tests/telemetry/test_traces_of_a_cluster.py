@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import json
 import secrets
+import subprocess
+import sys
 import urllib.request
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import grpc
@@ -14,11 +17,13 @@ import pytest
 from opentelemetry import trace
 from opentelemetry.exporter.otlp.proto.grpc.trace_exporter import OTLPSpanExporter
 from opentelemetry.sdk.trace.export import SimpleSpanProcessor
+from opentelemetry.sdk.trace.sampling import ALWAYS_ON
 from pyarrow import flight
 
 import proxist
 from proxist.pb import query_pb2 as pb
 from proxist.pb import query_pb2_grpc as pb_grpc
+from proxist.rpc.service import parse_ready_line
 from proxist.telemetry import setup, tracing
 from proxist.telemetry.collector import Collector, Seen
 from proxist.telemetry.spans import Api
@@ -66,6 +71,7 @@ def traced(collector: Collector, tmp_path_factory: pytest.TempPathFactory) -> It
 def program(collector: Collector) -> Iterator[trace.Tracer]:
     """The tracer of a program that uses the SDK; one provider per process is OpenTelemetry's rule, so it is not global."""
     provider = setup.provider("test", "program")
+    provider.sampler = ALWAYS_ON  # the services' variables are this process' too
     provider.add_span_processor(SimpleSpanProcessor(OTLPSpanExporter(endpoint=collector.endpoint, insecure=True)))
     tracer = provider.get_tracer("test")
     tracing.decide(Api(tracer))
@@ -254,19 +260,44 @@ def test_a_failed_query_is_a_failed_span_without_its_message(traced: LocalCluste
     assert named(collector.spans(trace_id), f"{FLIGHT}/DoGet").attributes["rpc.response.status_code"] == "NOT_FOUND"
 
 
-def test_log_lines_carry_the_trace_and_slow_queries_their_plan(traced: LocalCluster) -> None:
+@pytest.fixture
+def slow_node(traced: LocalCluster, tmp_path: Path) -> Iterator[tuple[str, Path]]:
+    """(Flight address, log) of a further query node, to which every query is slow."""
+    stores = ["--etcd", traced.endpoints["etcd"], "--clickhouse", traced.endpoints["clickhouse"]]
+    where = ["--data-dir", str(tmp_path / "secret-place"), "--run-dir", str(traced.run_dir)]
+    doors = ["--flight-port", "0", "--grpc-port", "0", "--http-port", "0"]
+    command = [sys.executable, "-m", "proxist_query", "--name", "query-slow", "--slow-query-s", "0"]
+    log = tmp_path / "query.log"
+    with log.open("wb") as stderr:
+        process = subprocess.Popen(
+            [*command, *stores, *where, *doors], stdout=subprocess.PIPE, stderr=stderr, text=True
+        )
+    assert process.stdout is not None
+    ready = parse_ready_line(process.stdout.readline())
+    assert ready is not None, log.read_text()
+    yield ready["flight"], log
+    process.terminate()
+    assert process.wait(30) == 0
+    process.stdout.close()
+
+
+def test_log_lines_carry_the_trace_and_slow_queries_their_plan(slow_node: tuple[str, Path]) -> None:
     traceparent, trace_id, _ = context()
+    address, log = slow_node
     query = {"last_by": {"table": "ticks", "keys": [CANARY]}}
-    with flight.connect(traced.endpoints["query"][0]["flight"]) as client:
+    with flight.connect(address) as client:
         options = flight.FlightCallOptions(headers=[(b"traceparent", traceparent.encode())])
         client.do_get(flight.Ticket(json.dumps(query).encode()), options).read_all()
-    traced.until(lambda: bool(_slow(traced, trace_id)), "the slow query is logged")
-    (line,) = _slow(traced, trace_id)
+    lines = [json.loads(line) for line in log.read_text().splitlines() if line.startswith("{")]
+    (line,) = [one for one in lines if one["event"] == "slow query"]
+    assert line["trace_id"] == trace_id
+    assert len(line["span_id"]) == 16
     assert line["operation"] == "last_by"
     assert line["plan"] == "operator"
     assert line["tables"] == ["ticks"]
     assert (line["rows"], line["rows_hot"] + line["rows_cold"], line["outcome"]) == (1, 1, "ok")
-    assert len(line["span_id"]) == 16
+    assert CANARY not in log.read_text()
+    assert "secret-place" not in log.read_text()
 
 
 def test_no_span_and_no_log_line_has_a_symbol_or_a_path(traced: LocalCluster, collector: Collector) -> None:
@@ -282,12 +313,6 @@ def test_no_span_and_no_log_line_has_a_symbol_or_a_path(traced: LocalCluster, co
         assert CANARY not in line
         assert str(traced.data_dir) not in line
         assert str(traced.run_dir) not in line
-
-
-def _slow(cluster: LocalCluster, trace_id: str) -> list[dict[str, Any]]:
-    lines = [line for log in (cluster.data_dir / "logs").glob("query*") for line in log.read_text().splitlines()]
-    events = [json.loads(line) for line in lines if line.startswith("{")]
-    return [event for event in events if event["event"] == "slow query" and event.get("trace_id") == trace_id]
 
 
 def evicted(cluster: LocalCluster, table: str) -> None:

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import proxist.rpc.env  # noqa: F401  # before pyarrow and grpc are loaded
 
+import os
 import sys
 import threading
 import time
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -27,7 +29,7 @@ def demo(
 ) -> None:
     """Run a whole cluster for about a minute: rows flow in, queries run, and at the end every row is counted.
 
-    Ends by itself, or with Ctrl-C. Nothing is left behind. Exit code 0: the closing check holds.
+    Ends by itself, or with Ctrl-C. With OTEL=1 it shows one write's and one query's trace at its end. Nothing is left behind. Exit code 0: the closing check holds.
     """
     from proxist.errors import ProxistError
     from proxist.rpc.status import exit_code
@@ -49,9 +51,11 @@ def run(files: list[Path], seconds: float, rows_per_s: int) -> bool:
 
     _say("Starting etcd, ClickHouse and the four services …")
     started_s = time.monotonic()
-    with demo_cluster() as endpoints:
+    with _collecting() as collector, demo_cluster() as endpoints:
         _say(f"Up after {time.monotonic() - started_s:.1f} s; query at {endpoints['query'][0]['flight']}.")
         held = _play(endpoints, files, seconds, rows_per_s)
+        if collector is not None:
+            _show_traces(endpoints, collector)
         _say("Stopping the cluster …")
     return held
 
@@ -82,6 +86,28 @@ def _play(endpoints: dict[str, Any], files: list[Path], seconds: float, rows_per
     held = bool(counts) and all(count.holds for count in counts)
     _say("hot + cold = acknowledged, for each table." if held else "The check FAILED: see the counts above.")
     return held
+
+
+def _collecting() -> AbstractContextManager[Any]:
+    """A collector of spans with `OTEL=1`, else nothing."""
+    if os.environ.get("OTEL"):
+        from proxist.cli import demo_traces
+
+        if demo_traces.wanted():
+            return demo_traces.collecting()
+    return nullcontext()
+
+
+def _show_traces(endpoints: dict[str, Any], collector: Any) -> None:
+    from proxist.cli.demo_traces import show
+    from proxist.cli.feeds.exchange import SimulatedExchange
+    from proxist.cli.feeds.tables import TRADES
+    from proxist.client.connection import connect
+
+    exchange = SimulatedExchange(rows_per_s=1_000_000)
+    rows = exchange.step(time.time_ns(), 10_000_000)[TRADES.name]
+    with connect(endpoints["query"][0]["flight"]) as connection:
+        show(connection, collector, rows, _say)
 
 
 def _watch(stats: Any, fed: threading.Event, seconds: float) -> None:

@@ -72,7 +72,7 @@ def configure(role: str, name: str, *, trust_callers: bool = True) -> bool:
 
 def provider(role: str, name: str) -> TracerProvider:
     """A provider whose resource names the service; `OTEL_SERVICE_NAME` and `OTEL_RESOURCE_ATTRIBUTES` go before."""
-    from opentelemetry.sdk.resources import Resource
+    from opentelemetry.sdk.resources import OTELResourceDetector, Resource
     from opentelemetry.sdk.trace import TracerProvider
 
     ours = {
@@ -81,9 +81,9 @@ def provider(role: str, name: str) -> TracerProvider:
         "service.instance.id": name,
         "service.version": proxist.__version__,
     }
-    told = Resource.create()
-    named = {key: value for key, value in told.attributes.items() if not str(value).startswith("unknown_service")}
-    made = TracerProvider(resource=Resource({**told.attributes, **ours, **named}), shutdown_on_exit=False)
+    named = OTELResourceDetector().detect().attributes
+    resource = Resource({**Resource.create().attributes, **ours, **named})
+    made = TracerProvider(resource=resource, shutdown_on_exit=False)
     made.sampler = _with_links(made.sampler)
     return made
 
