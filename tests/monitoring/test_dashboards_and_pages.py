@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 from urllib.request import urlopen
 
@@ -10,6 +11,7 @@ import pytest
 from expressions import labels_in, series_in, variable
 from prometheus_client.core import Metric
 from prometheus_client.parser import text_string_to_metric_families
+from pyarrow import flight
 
 import proxist
 from proxist.monitoring.alerts import ALERTS, RECORDING
@@ -46,7 +48,21 @@ def pages(cluster: LocalCluster) -> Pages:
         table.flush()
         table.last_by(list(KEYS))
         connection.sql("SELECT count() AS n FROM monitored")
+    send_without_a_column(cluster.endpoints["ingest"][0]["flight"])
     return {role: scrape(cluster, role) for role in m.ROLES}
+
+
+def send_without_a_column(uri: str) -> None:
+    """Past the SDK, which would refuse it before it is sent."""
+    rows = pa.record_batch({"symbol": [KEYS[0]], "price": [1.0]})
+    with flight.connect(uri) as client:
+        writer, acks = client.do_put(flight.FlightDescriptor.for_path("monitored"), rows.schema)
+        writer.write_batch(rows)
+        writer.done_writing()
+        with contextlib.suppress(pa.ArrowException):
+            acks.read()
+        with pytest.raises(pa.ArrowException):
+            writer.close()
 
 
 def scrape(cluster: LocalCluster, role: str) -> dict[str, Metric]:
@@ -82,6 +98,8 @@ def test_a_page_is_the_catalogue(pages: Pages, role: str) -> None:
 def test_what_was_done_is_counted(pages: Pages) -> None:
     assert value(pages, "ingest", "proxist_ingest_rows_total", table="monitored") == 2
     assert value(pages, "ingest", "proxist_ingest_bytes_total", table="monitored") > 0
+    assert value(pages, "ingest", "proxist_ingest_refused_rows_total", table="monitored") == 0
+    assert value(pages, "ingest", "proxist_ingest_invalid_batches_total", code="SCHEMA_MISMATCH") == 1
     assert value(pages, "ingest", "proxist_ingest_ack_seconds_count", table="monitored", level="disk") == 1
     assert value(pages, "ingest", "proxist_ingest_group_batches_count", table="monitored") == 1
     assert value(pages, "ingest", "proxist_ingest_sync_seconds_count", table="monitored") >= 1

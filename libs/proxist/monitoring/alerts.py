@@ -82,7 +82,9 @@ ALERTS = (
     Alert(
         "ProxistRowsDropped",
         "sum by (tenant, table, code)"
-        f' (increase(proxist_ingest_refused_rows_total{{code!~"{ROUTINE_REFUSALS}"}}[5m])) > 0',
+        f' (increase(proxist_ingest_refused_rows_total{{code!~"{ROUTINE_REFUSALS}"}}[5m])) > 0'
+        " or sum by (tenant, table, code)"
+        f' (increase(proxist_ingest_invalid_batches_total{{code!~"{ROUTINE_REFUSALS}"}}[5m])) > 0',
         "0m",
         "critical",
         "Rows of a table are refused",

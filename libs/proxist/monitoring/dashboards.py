@@ -81,7 +81,7 @@ INGEST: Rows = (
         (
             Panel("Rows", "cps", ((_rate("proxist_ingest_rows_total", "table"), "{{table}}"),), "Accepted per second."),
             Panel("Bytes", "Bps", ((_rate("proxist_ingest_bytes_total", "table"), "{{table}}"),), "As encoded for the log."),
-            Panel("Refused rows", "cps", ((_rate("proxist_ingest_refused_rows_total", "table, code"), "{{table}} {{code}}"),), "By error code; their sender was told."),
+            Panel("Refused rows", "cps", ((_rate("proxist_ingest_refused_rows_total", "table, code"), "{{table}} {{code}}"), (_rate("proxist_ingest_invalid_rows_total", "table, code"), "{{table}} {{code}} at the door")), "By error code; their sender was told."),
             Panel("Repeats", "cps", ((_rate("proxist_ingest_repeats_total", "table"), "{{table}} batches"), (_rate("proxist_ingest_deduplicated_rows_total", "table"), "{{table}} rows by seq")), "What was sent again and not stored twice."),
         ),
     ),

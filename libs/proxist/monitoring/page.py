@@ -24,8 +24,8 @@ page from the start, with samples as soon as there is something to count.
 Labels are bounded: `tenant`, `table` and `shard` of tables that exist, verbs, plans, levels, states, error codes. A key
 (a symbol) is never one, nor is the text of a query or a path. The page names tables of all tenants: it is for operators.
 
-Counters and gauges are read when the page is asked for, so they cost the write path an integer each; histograms cost a
-quarter of a microsecond per observation. Dashboards are in `deploy/grafana`, rules in `deploy/prometheus`, and what to
+Counters and gauges are read when the page is asked for, so they cost the write path an integer each; histograms cost half
+a microsecond per observation. Dashboards are in `deploy/grafana`, rules in `deploy/prometheus`, and what to
 do about an alert in [operations/runbooks](operations/runbooks/).
 """
 _PROCESS = """

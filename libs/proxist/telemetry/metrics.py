@@ -11,7 +11,8 @@ from proxist.telemetry.spec import gauge as _gauge
 from proxist.telemetry.spec import histogram as _histogram
 
 INGEST, QUERY, PERSISTER, CONTROLPLANE = ROLES = ("ingest", "query", "persister", "controlplane")
-SHARD = ("tenant", "table", "shard")
+TABLE = ("tenant", "table")
+SHARD = (*TABLE, "shard")
 
 LATENCY_S = (
     0.00005, 0.0001, 0.0002, 0.0003, 0.0005, 0.00075, 0.001, 0.0015, 0.002, 0.003, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25,
@@ -144,6 +145,20 @@ INGEST_ACK_SECONDS = _histogram(
     "level",
     roles=_I,
 )
+INGEST_INVALID_BATCHES = _counter(
+    "proxist_ingest_invalid_batches",
+    "Batches that were refused at the door, before they reached a shard, because they break a rule of the table; by error code. Their sender was told.",
+    *TABLE,
+    "code",
+    roles=_I,
+)
+INGEST_INVALID_ROWS = _counter(
+    "proxist_ingest_invalid_rows",
+    "Rows of batches that were refused at the door, by error code: a repeat is refused again, so they are dropped unless their sender mends them.",
+    *TABLE,
+    "code",
+    roles=_I,
+)
 INGEST_WAITING_ACKS = _gauge(
     "proxist_ingest_waiting_acks", "Acks that wait until their rows climb to a higher level.", *SHARD, roles=_I
 )
@@ -162,14 +177,14 @@ INGEST_GROUP_BATCHES = _histogram(
     "proxist_ingest_group_batches",
     "Batches that one group commit wrote to the log and flushed together.",
     BATCHES,
-    *SHARD,
+    *TABLE,
     roles=_I,
 )
 
 # ---- ingest: log and marks -----------------------------------------------------------------------------------------
 
 INGEST_SYNC_SECONDS = _histogram(
-    "proxist_ingest_sync_seconds", "Time of one flush of the log to disk (fdatasync).", LATENCY_S, *SHARD, roles=_I
+    "proxist_ingest_sync_seconds", "Time of one flush of the log to disk (fdatasync).", LATENCY_S, *TABLE, roles=_I
 )
 INGEST_WAL_BYTES = _gauge(
     "proxist_ingest_wal_bytes",

@@ -4,9 +4,21 @@ from __future__ import annotations
 
 import threading
 from collections import deque
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 
-from proxist.errors import BatchTooLarge, InternalError, Overloaded, ProducerConflict, ProxistError, Unavailable
+from proxist.errors import (
+    BatchTooLarge,
+    InternalError,
+    InvalidArgument,
+    InvalidBatch,
+    Overloaded,
+    ProducerConflict,
+    ProxistError,
+    SchemaMismatch,
+    Unavailable,
+    UnsupportedType,
+)
 from proxist.model.ids import Offset
 from proxist.telemetry.figures import Histogram
 from proxist.telemetry.metrics import BATCHES, LATENCY_S
@@ -19,15 +31,16 @@ _PARTS_OF_AGE = 1024
 
 
 EXPECTED = (Overloaded, BatchTooLarge, ProducerConflict, Unavailable, InternalError)
+INVALID = (InvalidArgument, InvalidBatch, SchemaMismatch, UnsupportedType)
 """Counted from 0 on: an increase of a series that was not there before is not seen by Prometheus."""
 
 
 class Refusals:
     """Batches and rows that were refused, by error code (a fixed list). For any thread; `_lock` guards the table."""
 
-    def __init__(self) -> None:
+    def __init__(self, expected: Iterable[type[ProxistError]] = EXPECTED) -> None:
         self._lock = threading.Lock()
-        self._by_code = {kind.code: (0, 0) for kind in EXPECTED}
+        self._by_code = {kind.code: (0, 0) for kind in expected}
 
     def add(self, error: ProxistError, rows: int) -> None:
         with self._lock:

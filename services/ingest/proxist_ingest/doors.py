@@ -17,6 +17,7 @@ from proxist.model.ids import Offset
 from proxist.rpc.actions import DESCRIPTIONS, ClusterActions, parse_body, table_of
 from proxist.rpc.flight_server import BatchStream, Call, FlightHandler
 from proxist.rpc.session import serve_session
+from proxist_ingest.counts import INVALID, Refusals
 from proxist_ingest.follow import follow
 from proxist_ingest.put import Owners, PutCall
 from proxist_ingest.reads import Reads, producer_numbers
@@ -37,6 +38,8 @@ class IngestDoor(FlightHandler):
         self._gate = gate
         self._actions = actions
         self._reads = Reads(owners, catalog)
+        self.invalid: dict[tuple[str, str], Refusals] = {}
+        """What was refused before it reached a shard, by tenant and table (of tables that exist)."""
 
     def do_put(
         self,
@@ -49,7 +52,8 @@ class IngestDoor(FlightHandler):
         tenant, name = parse_path(descriptor.path)
         record = self._table(call.caller, name, tenant)
         _check_active(record)
-        PutCall(self._owners, record.table, call, writer).serve(reader)
+        invalid = self.invalid.setdefault((record.table.tenant, record.table.name), Refusals(INVALID))
+        PutCall(self._owners, record.table, call, writer, invalid).serve(reader)
 
     def do_get(self, call: Call, ticket: bytes) -> pa.Table | pa.RecordBatch | BatchStream:
         self._gate.check_serving()

@@ -5,12 +5,14 @@ from __future__ import annotations
 import contextlib
 import os
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 from proxist.telemetry import metrics as m
 from proxist.telemetry.figures import Histogram, Scrape, Source
+from proxist.telemetry.spec import Spec
 from proxist.wal.chain import list_logs, list_segments
+from proxist_ingest.counts import Refusals
 from proxist_ingest.inbox import QUEUE_BYTES_MAX
 from proxist_ingest.shard import Shard
 
@@ -31,16 +33,43 @@ def shards(open_shards: Callable[[], list[Shard]]) -> Source:
 
     def add(scrape: Scrape) -> None:
         scrape.add(m.INGEST_QUEUE_LIMIT, QUEUE_BYTES_MAX)
-        acks: dict[tuple[str, str, str], Histogram] = {}
+        sums = _Sums()
         for shard in open_shards():
             labels = (shard.table.tenant, shard.table.name, str(shard.id))
             _add_counts(scrape, shard, labels)
             _add_log(scrape, shard, labels)
             _add_hot(scrape, shard, labels)
             for level, seconds in shard.counts.ack_seconds.items():
-                acks.setdefault((*labels[:2], level), Histogram(m.LATENCY_S)).include(seconds)
-        for (tenant, table, level), seconds in acks.items():
-            scrape.histogram(m.INGEST_ACK_SECONDS, seconds, tenant, table, level)
+                sums.include(m.INGEST_ACK_SECONDS, seconds, *labels[:2], level)
+            sums.include(m.INGEST_GROUP_BATCHES, shard.counts.group_batches, *labels[:2])
+            sums.include(m.INGEST_SYNC_SECONDS, shard.counts.sync_seconds, *labels[:2])
+        sums.add_to(scrape)
+
+    return add
+
+
+class _Sums:
+    """Histograms of a table over its shards: shard by shard they would be most of the page."""
+
+    def __init__(self) -> None:
+        self._sums: dict[tuple[Spec, tuple[str, ...]], Histogram] = {}
+
+    def include(self, spec: Spec, histogram: Histogram, *labels: str) -> None:
+        self._sums.setdefault((spec, labels), Histogram(spec.buckets)).include(histogram)
+
+    def add_to(self, scrape: Scrape) -> None:
+        for (spec, labels), histogram in self._sums.items():
+            scrape.histogram(spec, histogram, *labels)
+
+
+def invalid(refused: Mapping[tuple[str, str], Refusals]) -> Source:
+    """What the door refused, by tenant and table."""
+
+    def add(scrape: Scrape) -> None:
+        for labels, refusals in dict(refused).items():
+            for code, batches, rows in refusals.read():
+                scrape.add(m.INGEST_INVALID_BATCHES, batches, *labels, code)
+                scrape.add(m.INGEST_INVALID_ROWS, rows, *labels, code)
 
     return add
 
@@ -55,8 +84,6 @@ def _add_counts(scrape: Scrape, shard: Shard, labels: tuple[str, ...]) -> None:
     for code, batches, rows in counts.refusals.read():
         scrape.add(m.INGEST_REFUSED_BATCHES, batches, *labels, code)
         scrape.add(m.INGEST_REFUSED_ROWS, rows, *labels, code)
-    scrape.histogram(m.INGEST_GROUP_BATCHES, counts.group_batches, *labels)
-    scrape.histogram(m.INGEST_SYNC_SECONDS, counts.sync_seconds, *labels)
     scrape.add(m.INGEST_WAITING_ACKS, shard.waiting_acks(), *labels)
     batches, waiting_bytes = shard.inbox.waiting()
     scrape.add(m.INGEST_QUEUE_BATCHES, batches, *labels)

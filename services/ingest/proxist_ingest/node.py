@@ -118,7 +118,8 @@ class IngestNode:
             mirror=self._catalog.mirror,
             session=lambda: getattr(self, "_session", None),
         )
-        figures = registry_of("ingest", own, metrics.disk(config.data_dir), metrics.shards(self.open_shards))
+        shards, invalid = metrics.shards(self.open_shards), metrics.invalid(handler.invalid)
+        figures = registry_of("ingest", own, metrics.disk(config.data_dir), shards, invalid)
         self._http = HttpDoor(config.host, config.http_port, self.health, registry=figures, guard=guard)
         self._attach = AttachDoor(config.attach_socket, self._provide, guard)
         self._grpc.start()

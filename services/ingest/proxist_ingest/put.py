@@ -18,7 +18,7 @@ from typing import Any, Protocol
 import pyarrow as pa
 from pyarrow import flight
 
-from proxist.errors import InvalidArgument, ProxistError, Unavailable
+from proxist.errors import CallerError, InvalidArgument, ProxistError, Unavailable
 from proxist.model.ids import ShardId
 from proxist.model.table import Table
 from proxist.rpc.flight_client import FlightPeer
@@ -26,6 +26,7 @@ from proxist.rpc.flight_server import Call
 from proxist.rpc.tracing import FLIGHT_SERVICE
 from proxist.telemetry import tracing
 from proxist.telemetry.tracing import OFF, Span
+from proxist_ingest.counts import Refusals
 from proxist_ingest.forward import Forwards
 from proxist_ingest.part import Part, make_part
 from proxist_ingest.pending import PendingPut
@@ -58,8 +59,12 @@ class Owners(Protocol):
 class PutCall:
     """Serves one DoPut."""
 
-    def __init__(self, owners: Owners, table: Table, call: Call, writer: flight.FlightMetadataWriter) -> None:
+    def __init__(
+        self, owners: Owners, table: Table, call: Call, writer: flight.FlightMetadataWriter, invalid: Refusals
+    ) -> None:
+        """`invalid` counts what is refused here, before it reaches a shard."""
         self._owners = owners
+        self._invalid = invalid
         self._table = table
         self._call = call
         self._forwards = Forwards(table, owners.peer)
@@ -72,7 +77,7 @@ class PutCall:
         """Until the client has sent everything and every ack is out. Raises the first batch's error."""
         self._acks.start()
         try:
-            normaliser = Normaliser(reader.schema, self._table.spec)
+            normaliser = self._normaliser(reader.schema)
             while (message := _next(reader)) is not None:
                 self._acks.check()
                 self._take(normaliser, *message)
@@ -86,6 +91,13 @@ class PutCall:
             self._acks.join()
         self._acks.check()
 
+    def _normaliser(self, schema: pa.Schema) -> Normaliser:
+        try:
+            return Normaliser(schema, self._table.spec)
+        except CallerError as error:  # its batches were not read: how many rows they have is not known
+            self._invalid.add(error, 0)
+            raise
+
     def _take(self, normaliser: Normaliser, batch: pa.RecordBatch, metadata: bytes | None) -> None:
         came_ns = time.perf_counter_ns()
         request = parse_request(metadata, self._table.spec.durability)
@@ -95,6 +107,8 @@ class PutCall:
         except BaseException as error:
             trace.fail(error)
             trace.end()
+            if isinstance(error, CallerError):
+                self._invalid.add(error, batch.num_rows)
             raise
         self._count += 1
         self._acks.add(put)
