@@ -8,6 +8,7 @@ from contextlib import contextmanager
 from typing import Any
 
 from proxist.errors import DeadlineExceeded
+from proxist.pb import auth_pb2_grpc
 from proxist.pb import controlplane_pb2 as pb
 from proxist.pb import controlplane_pb2_grpc as pb_grpc
 from proxist.rpc.grpc_client import connect
@@ -24,12 +25,20 @@ class ControlPlane:
         self._deadline_s = time.monotonic() + timeout_s
         self._channel = connect(address, timeout_s=timeout_s)
         self._stub = pb_grpc.ControlPlaneServiceStub(self._channel)
+        self._auth = auth_pb2_grpc.AuthServiceStub(self._channel)
 
     def call(self, method: str, request: Any) -> Any:
         """Raises DeadlineExceeded where nobody listens, or no answer comes, within the time that is left."""
+        return self._call(self._stub, method, request)
+
+    def call_auth(self, method: str, request: Any) -> Any:
+        """The same of the AuthService."""
+        return self._call(self._auth, method, request)
+
+    def _call(self, stub: Any, method: str, request: Any) -> Any:
         try:
             # wait_for_ready: a control plane that is just starting is waited for, not refused.
-            return getattr(self._stub, method)(request, timeout=self.left_s, wait_for_ready=True)
+            return getattr(stub, method)(request, timeout=self.left_s, wait_for_ready=True)
         except DeadlineExceeded as error:
             if not error.message.startswith(self._address):
                 raise  # the control plane's own: it says what it waited for

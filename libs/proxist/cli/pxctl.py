@@ -17,6 +17,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from proxist.cli.pxctl_auth import auth
+
 if TYPE_CHECKING:
     from proxist.cli.control import ControlPlane
 
@@ -33,6 +35,7 @@ app = typer.Typer(
 )
 persist = typer.Typer(help="Pause and resume the persister of a table.", no_args_is_help=True, rich_markup_mode=None)
 app.add_typer(persist, name="persist")
+app.add_typer(auth, name="auth")
 
 TableName = Annotated[str, typer.Argument(metavar="TABLE", help="The table's name.")]
 
@@ -54,11 +57,27 @@ def options(
         float, typer.Option(metavar="SECONDS", min=0.001, help="Give up after this long, with code 3.")
     ] = 10.0,
     output: Annotated[str, typer.Option("-o", "--output", metavar="FORMAT", help="table, json or yaml.")] = "table",
+    token: Annotated[
+        str, typer.Option(envvar="PROXIST_TOKEN", metavar="TOKEN", help="Who calls; the variable shows in no `ps`.")
+    ] = "",
+    cluster_secret_file: Annotated[
+        str,
+        typer.Option(envvar="PROXIST_CLUSTER_SECRET_FILE", metavar="FILE", help="Instead of a token: may everything."),
+    ] = "",
 ) -> None:
     from proxist.cli.output import FORMATS
 
     if output not in FORMATS:
         raise typer.BadParameter(f"{output!r} is not a format. Use one of {', '.join(FORMATS)}.", param_hint="-o")
+    from proxist.auth import outgoing
+    from proxist.cli.pxctl_auth import credential
+    from proxist.errors import ProxistError
+
+    try:
+        outgoing.present(credential(token, cluster_secret_file))
+    except ProxistError as error:
+        print(f"error: {error.message}", file=sys.stderr)
+        raise SystemExit(78) from None
     context.obj = _Options(controlplane, timeout, output)
 
 
@@ -228,6 +247,10 @@ def _calling(context: typer.Context) -> Iterator[tuple[ControlPlane, Callable[..
         raise SystemExit(EXIT_TIMEOUT if isinstance(error, DeadlineExceeded) else exit_code(error)) from None
 
 
+calling = _calling
+"""For commands in other files."""
+
+
 def _read_spec(path: Path) -> Any:
     """JSON is YAML too. Raises InvalidArgument that names the file."""
     import yaml
@@ -250,7 +273,7 @@ def _readable(row: dict[str, Any]) -> dict[str, Any]:
     return {**row, "t_persisted": None if t_persisted is None else format_time_ns(t_persisted)}
 
 
-_VALUED = ("--controlplane", "--timeout", "-o", "--output")
+_VALUED = ("--controlplane", "--timeout", "-o", "--output", "--token", "--cluster-secret-file")
 
 
 def hoist(argv: list[str]) -> list[str]:

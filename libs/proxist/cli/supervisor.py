@@ -260,9 +260,13 @@ class Supervisor:
             far.close()
 
 
+_FOR_ALL = ("PROXIST_TEST_", "PROXIST_ETCD_BINARY", "PROXIST_AUTH", "PROXIST_CLUSTER_SECRET_FILE")
+"""Variables that every part gets; auth is of the whole cluster or of none of it."""
+
+
 def _is_setting(variable: str) -> bool:
     """The parts' settings stand on their command lines; the user's own variables must not change one part only."""
-    return variable.startswith("PROXIST_") and not variable.startswith(("PROXIST_TEST_", "PROXIST_ETCD_BINARY"))
+    return variable.startswith("PROXIST_") and not variable.startswith(_FOR_ALL)
 
 
 def _signal(life: _Life, number: signal.Signals) -> None:
