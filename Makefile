@@ -22,11 +22,13 @@ check: $(INSTALLED) ## Lint, format, types, layers, generated code
 	$(BIN)/mypy $(TYPED)
 	$(BIN)/lint-imports
 	$(BIN)/python protos/generate.py --check
+	$(BIN)/python deploy/helm/generate.py --check
 	$(BIN)/python -m proxist.monitoring --check
 
 fix: $(INSTALLED) ## What lint and format can mend by themselves
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
+	$(BIN)/python deploy/helm/generate.py
 
 test: $(WARMED) ## The tests (ARGS="…" goes to pytest)
 	$(BIN)/pytest -m "not slow" $(ARGS)

@@ -25,7 +25,16 @@ SERVICES: Mapping[str, type[ServiceConfig]] = {
     "persister": PersisterConfig,
     "controlplane": ControlPlaneConfig,
 }
-MANAGED = ("name", "host", "advertise_host", "flight_port", "grpc_port", "http_port", "data_dir", "run_dir")
+MANAGED: tuple[str, ...] = (
+    "name",
+    "host",
+    "advertise_host",
+    "flight_port",
+    "grpc_port",
+    "http_port",
+    "data_dir",
+    "run_dir",
+)
 MANAGED += ("etcd", "clickhouse", "insecure")
 """Settings that the chart gives by itself."""
 MANAGED_BEGINNINGS = ("tls_", "auth", "etcd_", "clickhouse_", "cluster_secret")

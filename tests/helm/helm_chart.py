@@ -17,6 +17,9 @@ CHART = ROOT / "deploy" / "helm" / "proxist"
 CI = sorted((CHART / "ci").glob("*-values.yaml"))
 sys.path.insert(0, str(CHART.parent))
 
+import chart_schema  # noqa: E402, F401 (deploy/helm is no package)
+import generate  # noqa: E402, F401
+
 Document = dict[str, Any]
 VALUES: dict[str, dict[str, Any]] = {
     "defaults": {},

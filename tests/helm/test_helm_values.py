@@ -7,11 +7,10 @@ import json
 from collections.abc import Iterator
 from typing import Any
 
-import chart_schema
 import helm_python
 import pytest
 import yaml
-from helm_chart import CHART, VALUES, environment, loaded, named, render, services
+from helm_chart import CHART, VALUES, chart_schema, environment, loaded, named, render, services
 
 from proxist.config import load
 
@@ -203,11 +202,12 @@ def test_every_service_takes_the_config_that_the_chart_gives_it(case: str) -> No
             k: v for k, v in environment(container).items() if k.startswith("PROXIST_") and k != "PROXIST_CONFIG"
         }
         fields = chart_schema.SERVICES[role].model_fields
-        file = {name: value for name, value in file.items() if "tls_cert" in fields or not name.startswith("tls_")}
+        if "tls_cert" not in fields:
+            file = {name: value for name, value in file.items() if not name.startswith("tls_")} | {"insecure": True}
         config = load(chart_schema.SERVICES[role], env=variables, defaults=file)
         assert config.name.startswith("rel-pod-0"), owner
         assert config.advertise_host
-        assert config.insecure == VALUES[case].get("insecure", False)
+        assert config.insecure == ("tls_cert" not in fields or VALUES[case].get("insecure", False))
         assert config.run_dir.is_relative_to("/run/proxist")
         seen.add(role)
     assert seen == set(chart_schema.SERVICES)
