@@ -71,13 +71,13 @@ def status(context: typer.Context) -> None:
     with _calling(context) as (control, show):
         answer = control.call("Status", pb.StatusRequest())
         nodes = [node_row(node) for node in answer.nodes]
-        shards = [{**watermark_row(mark), "lag": mark.end - mark.persisted} for mark in answer.shards]
+        shards = [watermark_row(mark, lag=True) for mark in answer.shards]
         show({"nodes": nodes, "shards": shards}, {"nodes": nodes, "\nshards": [_readable(row) for row in shards]})
 
 
 @app.command()
 def tables(context: typer.Context) -> None:
-    """Every table with its spec."""
+    """Every table, its settings, whether it is paused. Whole specs with -o json."""
     from proxist.cli.control import table_row
     from proxist.pb import controlplane_pb2 as pb
 
@@ -94,7 +94,7 @@ def create_table(
         Path, typer.Argument(metavar="SPEC", help="A file with the table's spec, JSON or YAML; - is stdin.")
     ],
 ) -> None:
-    """Create a table from its spec; returns when every shard accepts rows. An equal spec again succeeds."""
+    """Create a table from its spec. Returns when every shard accepts rows; an equal spec again succeeds."""
     from proxist.cli.control import table_row
     from proxist.model.table import parse_spec
     from proxist.pb import controlplane_pb2 as pb
@@ -109,7 +109,7 @@ def create_table(
 
 @app.command("drop-table")
 def drop_table(context: typer.Context, table: TableName) -> None:
-    """Drop a table with all its rows, hot and cold; returns when the name is free."""
+    """Drop a table with its rows, hot and cold. Returns when the name is free."""
     from proxist.pb import controlplane_pb2 as pb
 
     with _calling(context) as (control, show):
@@ -134,7 +134,7 @@ def shards(
 def watermarks(
     context: typer.Context, table: Annotated[str, typer.Argument(metavar="TABLE", help="Only of this table.")] = ""
 ) -> None:
-    """Floor, persisted and end of each shard, asked of the owners now."""
+    """Floor, persisted and end of each shard. Asked of the owners now."""
     from proxist.cli.control import watermark_row
     from proxist.pb import controlplane_pb2 as pb
 
@@ -146,7 +146,7 @@ def watermarks(
 
 @app.command()
 def flush(context: typer.Context, table: TableName) -> None:
-    """Returns when everything acknowledged before it is in ClickHouse; fails at once on a paused table."""
+    """Wait until what was acknowledged is in ClickHouse. Fails at once on a paused table."""
     from proxist.pb import controlplane_pb2 as pb
 
     with _calling(context) as (control, show):
@@ -162,12 +162,14 @@ def evict(
     table: TableName,
     before: Annotated[
         str | None,
-        typer.Option(metavar="TIME", help="To the largest floor below which every row is earlier: RFC 3339 or ns."),
+        typer.Option(metavar="TIME", help="Rows earlier than TIME, up to the first later one: RFC 3339 or ns."),
     ] = None,
-    all: Annotated[bool, typer.Option("--all", help="Everything that is persisted.")] = False,
-    rows: Annotated[int | None, typer.Option(metavar="N", min=0, help="So that the newest N rows stay.")] = None,
+    all: Annotated[bool, typer.Option("--all", help="All that are persisted.")] = False,
+    rows: Annotated[
+        int | None, typer.Option(metavar="N", min=0, help="All that are persisted but the newest N of each shard.")
+    ] = None,
 ) -> None:
-    """Move the floor of a table's shards, never above what is persisted."""
+    """Let rows go from memory, never ones not yet persisted. Moves the floor of the table's shards up."""
     from proxist.cli.control import watermark_row
     from proxist.model.units import parse_time_ns
     from proxist.pb import controlplane_pb2 as pb
