@@ -72,7 +72,11 @@ def status(context: typer.Context) -> None:
         answer = control.call("Status", pb.StatusRequest())
         nodes = [node_row(node) for node in answer.nodes]
         shards = [watermark_row(mark, lag=True) for mark in answer.shards]
-        show({"nodes": nodes, "shards": shards}, {"nodes": nodes, "\nshards": [_readable(row) for row in shards]})
+        silent = _silent_shards(control, {mark.shard for mark in answer.shards})
+        tables = {"nodes": nodes, "\nshards": [_readable(row) for row in shards]}
+        if silent:
+            tables["\nshards whose owner does not answer"] = silent
+        show({"nodes": nodes, "shards": shards, "silent": silent}, tables)
 
 
 @app.command()
@@ -228,6 +232,19 @@ def _calling(context: typer.Context) -> Iterator[tuple[ControlPlane, Callable[..
     except ProxistError as error:
         print(f"error: {error.message}", file=sys.stderr)
         raise SystemExit(EXIT_TIMEOUT if isinstance(error, DeadlineExceeded) else exit_code(error)) from None
+
+
+def _silent_shards(control: ControlPlane, answering: set[int]) -> list[dict[str, Any]]:
+    """The shards there are besides those `answering`; none where etcd is down, and nobody knows."""
+    from proxist.cli.control import shard_row
+    from proxist.errors import Unavailable
+    from proxist.pb import controlplane_pb2 as pb
+
+    try:
+        shards = control.call("ListShards", pb.ListShardsRequest()).shards
+    except Unavailable:
+        return []
+    return [shard_row(shard) for shard in shards if shard.shard not in answering]
 
 
 def _read_spec(path: Path) -> Any:
