@@ -37,7 +37,8 @@ Receiver = Callable[[Answer], None]
 class Part:
     """Canonical rows of one slot, encoded for the log. `done` is called at least once: the ack at `level`, or why not.
 
-    `climbed` is called once more for each of `follow_ups`, after `done`, as the rows reach it.
+    `climbed` is called once more for each of `follow_ups`, after `done`, as the rows reach it. `follows`: the sender has
+    sent `number - 1` before it, so this cannot be the producer's first.
     """
 
     rows: pa.RecordBatch
@@ -50,6 +51,7 @@ class Part:
     number: int = 0
     follow_ups: tuple[str, ...] = ()
     climbed: Receiver | None = None
+    follows: bool = False
 
 
 def make_part(
@@ -61,13 +63,14 @@ def make_part(
     number: int = 0,
     follow_ups: tuple[str, ...] = (),
     climbed: Receiver | None = None,
+    follows: bool = False,
 ) -> Part:
     """Encode normalised rows: the costly part of a write, done by the thread that received them."""
     if not rows.num_rows:
-        return Part(rows, b"", NO_HASH, 0, level, done, producer, number, follow_ups, climbed)
+        return Part(rows, b"", NO_HASH, 0, level, done, producer, number, follow_ups, climbed, follows)
     body = encode_body(rows)
     content = hash_content(body) if producer is not None else NO_HASH
-    return Part(rows, body, content, int(body.size), level, done, producer, number, follow_ups, climbed)
+    return Part(rows, body, content, int(body.size), level, done, producer, number, follow_ups, climbed, follows)
 
 
 def raise_level(table_level: str, asked: str | None, subject: str) -> str:

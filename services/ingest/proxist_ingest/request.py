@@ -11,24 +11,26 @@ from proxist.model.table import DEFAULT_TENANT
 from proxist_ingest.part import LEVELS, raise_level
 from proxist_ingest.producers import check_name
 
-_KNOWN = ("producer", "seq", "durability", "acks", "slot")
+_KNOWN = ("producer", "seq", "durability", "acks", "slot", "follows")
 
 
 @dataclass(frozen=True, slots=True)
 class PutRequest:
-    """`level` is what the first ack waits for, `acks` the higher ones that are to follow it."""
+    """`level` is what the first ack waits for, `acks` the higher ones that are to follow it. `follows`: the number before
+    was sent, so a shard that does not know the producer has refused it and must not take this one as the first."""
 
     level: str
     producer: str | None = None
     number: int = 0
     acks: tuple[str, ...] = ()
     slot: int | None = None
+    follows: bool = False
 
     def to_json(self) -> dict[str, Any]:
         """The metadata that asks another node for the same."""
         wire: dict[str, Any] = {"durability": self.level}
         if self.producer is not None:
-            wire |= {"producer": self.producer, "seq": self.number}
+            wire |= {"producer": self.producer, "seq": self.number, "follows": self.follows}
         if self.acks:
             wire["acks"] = list(self.acks)
         return wire
@@ -54,7 +56,10 @@ def parse_request(metadata: bytes | None, table_level: str) -> PutRequest:
     if wire.get("producer") is not None or wire.get("seq") is not None:
         producer, number = check_name(wire.get("producer"), wire.get("seq"))
     level = raise_level(table_level, wire.get("durability"), "`durability` of the batch")
-    return PutRequest(level, producer, number, _acks(wire.get("acks"), level), _slot(wire.get("slot")))
+    follows = wire.get("follows", False)
+    if not isinstance(follows, bool):
+        raise InvalidArgument(f"`follows` of the batch is {follows!r}, but must be true or false.")
+    return PutRequest(level, producer, number, _acks(wire.get("acks"), level), _slot(wire.get("slot")), follows)
 
 
 def _acks(asked: Any, level: str) -> tuple[str, ...]:
