@@ -52,7 +52,7 @@ class ServiceConfig(BaseSettings):
     clickhouse: str = "http://127.0.0.1:8123"
     """ClickHouse's HTTP interface."""
     lease_ttl_s: int = Field(default=10, ge=2, le=600)
-    """How long a dead node's shards stay without an owner where nobody restarts it."""
+    """When etcd forgets a node that fell silent; one that starts again under its name does not wait for it."""
     stop_grace_s: float = Field(default=5.0, gt=0, le=300)
     """How long SIGTERM waits for open calls; they end with the process after that."""
     insecure: bool = False

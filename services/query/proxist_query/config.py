@@ -7,13 +7,13 @@ from pydantic import Field
 from proxist.config import ServiceConfig
 
 DEFAULTS = {"name": "query-0", "flight_port": 8815, "grpc_port": 7421, "http_port": 7422}
-"""Where a service that was told nothing listens (SURFACE, Listening)."""
+"""Where a service that was told nothing listens."""
 
 
 class QueryConfig(ServiceConfig):
     """A query node's bounds."""
 
     query_s_max: float = Field(default=300.0, gt=0, le=86_400)
-    """Longest time of one query. Eviction trails what is persisted by more than that, so cuts stay readable."""
+    """Longest time of one query."""
     engines_max: int = Field(default=4, ge=1, le=64)
     """SQL statements that run in this process' own ClickHouse engine at a time; more wait."""
