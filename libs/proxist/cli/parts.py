@@ -153,7 +153,7 @@ DEFAULT_PORTS = {
 
 
 def _default_port(name: str, door: str) -> int:
-    """SURFACE's port for the first of a role; each further one is ten above its predecessor."""
+    """The documented port for the first of a role; each further one is ten above its predecessor."""
     role, dash, number = name.rpartition("-")
     return DEFAULT_PORTS[role if dash else name, door] + (
         10 * int(number) * (1 if door == "flight" else 10) if dash else 0

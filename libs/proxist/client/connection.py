@@ -33,9 +33,10 @@ def connect(
     """Connect to a cluster through one of its nodes: `grpc://host:port`, `grpc+unix:///path` or `host:port`.
 
     Reads go to that node where it is a query node, else to a query node of the cluster; writes go straight to the
-    owners. `timeout_s` bounds each call. A read whose node does not answer is tried again, there and on
-    the cluster's other query nodes, for `read_retry_s`; an error that a node sent is raised at once. `attach`: "auto" and "never"; today a client reads over Flight either way, and the
-    query node beside an owner attaches for it. Raises Unavailable where nobody answers.
+    owners. `timeout_s` bounds each call. A read whose node does not answer is tried again, there and on the cluster's other
+    query nodes, for `read_retry_s`; an error that a node sent is raised at once. `attach`: "auto" and "never"; today a
+    client reads over Flight either way, and the query node beside an owner attaches for it. Raises Unavailable where
+    nobody answers.
     """
     if attach not in ("auto", "never"):
         raise InvalidArgument(f'`attach` is {attach!r}, but must be "auto" or "never".')
@@ -94,7 +95,7 @@ class Connection(Verbs):
     # -- tables --
 
     def create_table(self, spec: Mapping[str, Any] | TableSpec) -> Table:
-        """Create a table from its spec (SURFACE `Tables`); returns when every shard accepts rows.
+        """Create a table from its spec (`Tables` in docs/api.md); returns when every shard accepts rows.
 
         An equal spec again succeeds; another one under the same name raises AlreadyExists.
         """
