@@ -29,35 +29,44 @@ NOT_SETTINGS = ("PROXIST_CONFIG", "PROXIST_TOKEN", "PROXIST_CONTROLPLANE", "PROX
 class ServiceConfig(BaseSettings):
     """What every service has. Ports: 0 takes a free one, which the ready line then names."""
 
-    model_config = SettingsConfigDict(env_prefix=ENV_PREFIX, extra="forbid", frozen=True, validate_default=True)
+    model_config = SettingsConfigDict(
+        env_prefix=ENV_PREFIX, extra="forbid", frozen=True, validate_default=True, use_attribute_docstrings=True
+    )
 
     name: str = Field(pattern=r"^[a-z][a-z0-9-]{0,62}$")
-    """Unique among the nodes; the owner of the data directory keeps it over restarts."""
+    """Unique among the nodes; an ingest node keeps it over restarts, since shards are placed on names."""
     host: str = "127.0.0.1"
     """Where the doors listen. Anything but loopback needs `insecure: true`."""
     advertise_host: str = Field(default="", pattern=r"^\S*$")
     """What other nodes and clients are told instead of `host`: a name or address of this node that they can reach, for
     where `host` is 0.0.0.0. Default: `host`."""
     flight_port: int = Field(default=0, ge=0, le=65_535)
+    """Flight, on ingest and query nodes; 0 takes a free port."""
     grpc_port: int = Field(default=0, ge=0, le=65_535)
+    """gRPC, with reflection and health; 0 takes a free port."""
     http_port: int = Field(default=0, ge=0, le=65_535)
+    """`/metrics`, `/livez`, `/readyz`, `/health`; 0 takes a free port."""
     data_dir: Path = Path(".proxist")
+    """An ingest node's write-ahead log, locked by it; the other services keep nothing there."""
     run_dir: Path = Path()
-    """Sockets and epoch pages of this host, mode 0700; short, for unix sockets allow 107 bytes. Default: one in the
-    system's temporary directory that belongs to `data_dir`."""
+    """Sockets and epoch pages of this host, mode 0700; short, for unix sockets allow 107 bytes."""
     etcd: str = "127.0.0.1:2379"
     """`host:port`, several with commas."""
     clickhouse: str = "http://127.0.0.1:8123"
+    """ClickHouse's HTTP interface."""
     lease_ttl_s: int = Field(default=10, ge=2, le=600)
-    """How long a dead node's shards stay without an owner where nobody restarts it."""
+    """When etcd forgets a node that fell silent; one that starts again under its name does not wait for it."""
     stop_grace_s: float = Field(default=5.0, gt=0, le=300)
+    """How long SIGTERM waits for open calls; they end with the process after that."""
     insecure: bool = False
+    """Listen beyond loopback, without TLS and passwords; `pxctl status` shows it."""
     auth: Literal["off", "tokens"] = "off"
     """`tokens`: every call needs one (`pxctl auth create-token`) and services prove themselves by the cluster's secret."""
     cluster_secret_file: Path | None = None
     """With `auth: tokens`: a file with 32 characters or more, the same for every service and readable for its user
     alone; several lines while it is rotated, the first one signs."""
     log_level: Literal["debug", "info", "warning", "error"] = "info"
+    """debug, info, warning or error."""
     trace_callers: bool = True
     """Whether calls continue the trace that their caller sends; false: each begins a trace of its own. Tracing itself is
     switched on by the standard OTEL_* variables."""
@@ -165,14 +174,23 @@ def load(
 
 
 def usage(cls: type[ServiceConfig], defaults: Mapping[str, Any] | None = None) -> str:
-    """One line per setting: flag, variable, default."""
-    lines = ["  --config FILE (PROXIST_CONFIG): YAML with any of the settings below"]
+    """Per setting its flag, variable and default, and what it means."""
+    lines = ["  --config FILE (PROXIST_CONFIG)", "      YAML with any of the settings below."]
     for name, field in cls.model_fields.items():
-        default = (defaults or {}).get(name, "none, required" if field.is_required() else field.get_default())
-        if name == "run_dir":
-            default = "in the temporary directory, by user and data_dir"
-        lines.append(f"  --{_flag(name)} ({ENV_PREFIX}{name.upper()}), default {default}")
+        lines.append(f"  --{_flag(name)} ({ENV_PREFIX}{name.upper()}), default {default_text(cls, name, defaults)}")
+        lines += [f"      {line}" for line in (field.description or "").splitlines()]
     return "\n".join(lines)
+
+
+def default_text(cls: type[ServiceConfig], name: str, defaults: Mapping[str, Any] | None = None) -> str:
+    """A setting's default for people."""
+    field = cls.model_fields[name]
+    if name == "run_dir":
+        return "in the temporary directory, by user and data_dir"
+    value = (defaults or {}).get(name, "none, required" if field.is_required() else field.get_default())
+    if isinstance(value, bool):
+        return str(value).lower()
+    return f"{value:g}" if isinstance(value, float) else str(value)
 
 
 def _flag(name: str) -> str:

@@ -17,7 +17,7 @@ import yaml
 from client_fakes import SPEC
 
 from proxist.cli.pxctl import hoist, main
-from proxist.errors import InvalidArgument, NotFound, Paused, ProxistError
+from proxist.errors import InvalidArgument, NotFound, Paused, ProxistError, Unavailable
 from proxist.pb import controlplane_pb2 as pb
 from proxist.pb import controlplane_pb2_grpc as pb_grpc
 from proxist.rpc.grpc_server import GrpcDoor, GrpcService
@@ -104,11 +104,20 @@ def test_status_shows_nodes_shards_and_lag(pxctl: Run) -> None:
         "name": "ingest-0", "role": "ingest", "pid": 4711, "flight": "grpc://a:1", "grpc": "a:2", "http": "http://a:3",
         "state": "ready",
     }  # fmt: skip
-    assert as_json(pxctl, "status") == {"nodes": [node], "shards": [{**MARK_JSON, "lag": 500}]}
+    assert as_json(pxctl, "status") == {"nodes": [node], "shards": [{**MARK_JSON, "lag": 500}], "silent": []}
     code, out, _ = pxctl("status")
     assert code == 0
-    for text in ("ingest-0", "4,711", "grpc://a:1", "2,500", "500", "2001-09-09T01:46:40Z"):
+    for text in ("ingest-0", " 4711 ", "grpc://a:1", "2,500", "500", "2001-09-09T01:46:40Z"):
         assert text in out
+
+
+def test_status_names_shards_whose_owner_does_not_answer(pxctl: Run, plane: FakeControlPlane) -> None:
+    plane.answers["Status"] = pb.StatusResponse(nodes=[NODE])
+    shard = {"table": "trades", "shard": 7, "slot": 0, "node": "ingest-0", "epoch": 3, "state": "owned"}
+    assert as_json(pxctl, "status")["silent"] == [shard]
+    assert "shards whose owner does not answer\n" in "\n".join(line.rstrip() for line in pxctl("status")[1].split("\n"))
+    plane.answers["ListShards"] = Unavailable("etcd is down.")
+    assert as_json(pxctl, "status")["silent"] == []
 
 
 def test_an_insecure_node_is_shown_as_such(pxctl: Run, plane: FakeControlPlane) -> None:

@@ -8,9 +8,10 @@ from hypothesis import strategies as st
 
 from proxist.errors import InvalidArgument, UnsupportedType
 from proxist.model.table import parse_spec
-from proxist.model.units import parse_bytes, parse_duration_ns
+from proxist.model.units import format_bytes, format_duration, parse_bytes, parse_duration_ns
 from proxist.pb import controlplane_pb2 as pb
-from proxist_controlplane.wire import duration_text, size_text, spec_from_wire, spec_to_wire
+from proxist.rpc.actions import spec_message
+from proxist_controlplane.wire import spec_from_wire
 
 COLUMNS = [
     {"name": "ts", "type": "timestamp[ns, tz=UTC]"},
@@ -24,13 +25,18 @@ COLUMNS = [
 
 @given(st.integers(0, 2**63))
 def test_durations_and_sizes_read_back_exactly(value: int) -> None:
-    assert parse_duration_ns(duration_text(value), "x") == value
-    assert parse_bytes(size_text(value), "x") == value
+    assert parse_duration_ns(format_duration(value), "x") == value
+    assert parse_bytes(format_bytes(value), "x") == value
 
 
 def test_units_are_the_largest_that_are_exact() -> None:
-    assert [duration_text(v) for v in (20_000_000, 3_600 * 10**9, 1_500_000_000, 0)] == ["20ms", "1h", "1500ms", "0ns"]
-    assert [size_text(v) for v in (16 << 20, 2 << 30, 1000, 0)] == ["16MiB", "2GiB", "1000B", "0B"]
+    assert [format_duration(v) for v in (20_000_000, 3_600 * 10**9, 1_500_000_000, 0)] == [
+        "20ms",
+        "1h",
+        "1500ms",
+        "0ns",
+    ]
+    assert [format_bytes(v) for v in (16 << 20, 2 << 30, 1000, 0)] == ["16MiB", "2GiB", "1000B", "0B"]
 
 
 def test_a_spec_survives_the_wire() -> None:
@@ -39,7 +45,7 @@ def test_a_spec_survives_the_wire() -> None:
         | {"durability": "os", "hot_window": "90m", "hot_bytes": "3MiB", "dedup": "seq"}
         | {"flush": {"rows": 7, "bytes": 1000, "age": "1500us"}}
     )
-    assert spec_from_wire(spec_to_wire(spec)) == spec
+    assert spec_from_wire(spec_message(spec)) == spec
 
 
 def test_what_is_empty_takes_its_default() -> None:

@@ -66,7 +66,7 @@ def new_oracle(epoch: int = 1) -> HotSet:
 
 
 @pytest.mark.parametrize(
-    ("seconds", "readers"), [(3.0, 2), pytest.param(60.0, 4, marks=pytest.mark.slow)], ids=["short", "long"]
+    ("seconds", "readers"), [(10.0, 4), pytest.param(60.0, 4, marks=pytest.mark.slow)], ids=["short", "long"]
 )
 def test_attached_answers_equal_the_oracle_under_eviction_and_block_reuse(seconds: float, readers: int) -> None:
     with new_oracle() as hot:

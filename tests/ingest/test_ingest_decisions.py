@@ -204,6 +204,7 @@ def test_dedup_forgets_a_batch_that_was_not_written() -> None:
         ({"producer": "p", "seq": 0}, "os", PutRequest("os", "p", 0)),
         ({"acks": ["cold", "disk", "os"]}, "os", PutRequest("os", acks=("disk", "cold"))),
         ({"slot": 3}, "os", PutRequest("os", slot=3)),
+        ({"producer": "p", "seq": 7, "follows": True}, "os", PutRequest("os", "p", 7, follows=True)),
     ],
 )
 def test_a_stream_may_raise_the_level_and_never_lower_it(metadata: Any, table_level: str, expected: PutRequest) -> None:
@@ -226,6 +227,7 @@ def test_a_stream_may_raise_the_level_and_never_lower_it(metadata: Any, table_le
         (b'{"acks": "cold"}', "`acks`"),
         (b'{"acks": ["stone"]}', "`acks`"),
         (b'{"slot": -1}', "`slot`"),
+        (b'{"follows": 1}', "`follows`"),
     ],
 )
 def test_a_wrong_request_is_refused_by_field(metadata: bytes, names: str) -> None:

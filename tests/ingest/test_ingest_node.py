@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import threading
@@ -36,6 +37,7 @@ from proxist.etcd import Catalog, EtcdClient
 from proxist.etcd.shards import change_table
 from proxist.hot.ops import HotAsof, HotLastBy, HotScan, Probes, part_from_head
 from proxist.hot.reader import HotReader
+from proxist.model.ids import Offset
 from proxist.model.table import Table
 from proxist.model.token import parse_token
 from proxist.pb import ingest_pb2 as pb
@@ -197,6 +199,25 @@ def test_an_unknown_table_is_refused_by_name(node: Node) -> None:
         node.peer.do_get({"scan": {"table": "nosuch"}}, timeout_s=WAIT_S)
 
 
+def test_a_refused_first_batch_is_not_passed_over_by_those_behind_it(
+    tmp_path: Path, etcd: LocalEtcd, client: EtcdClient
+) -> None:
+    create_table(client, {**TRADES, "hot_bytes": "1MiB"}, ["ingest-0"])
+    with Node(tmp_path, etcd.address) as node:
+        shard = node.node.open_shards()[0]
+        with contextlib.suppress(Overloaded):
+            for n in range(100):
+                put(node.peer, rows(500, first=500 * n))
+        for n in range(20):
+            stream = node.peer.do_put(["trades"], rows(0).schema, timeout_s=WAIT_S)
+            stream.write(rows(500), {"producer": f"p{n}", "seq": 0})
+            with contextlib.suppress(ProxistError):  # the stream may have ended
+                stream.write(rows(0), {"producer": f"p{n}", "seq": 1})  # finds room
+            with pytest.raises(Overloaded):
+                end(stream)
+            assert shard.producers.last(f"p{n}") is None
+
+
 @pytest.mark.usefixtures("table")
 def test_a_repeat_has_the_original_ack_after_a_restart_of_the_node(tmp_path: Path, etcd: LocalEtcd) -> None:
     with Node(tmp_path, etcd.address) as node:
@@ -253,6 +274,37 @@ def test_parts_go_on_to_their_owners_and_the_ack_waits_for_all(two_nodes: tuple[
     ]
     assert [len(node.node.open_shards()) for node in (one, two)] == [2, 2]
     assert sorted(i for ids in held for i in ids) == list(range(500))
+
+
+def test_later_acks_of_forwarded_parts_follow_for_every_slot(two_nodes: tuple[Node, Node, Table]) -> None:
+    one, two, table = two_nodes
+    stream = one.peer.do_put(["trades"], rows(0).schema, timeout_s=WAIT_S)
+    stream.write(rows(100, keys=40), {"producer": "p", "seq": 0, "acks": ["cold"]})
+    stream.write(rows(0), {"producer": "q", "seq": 0, "acks": ["cold"]})
+    assert [(stream.read_ack() or {})["rows"] for _ in range(2)] == [100, 0]
+    for shard in [*one.node.open_shards(), *two.node.open_shards()]:
+        end_of_shard = shard.flush()
+        assert shard.bounds.after(Offset(0), WAIT_S) is not None
+        shard.advance_persisted(shard.epoch, end_of_shard)
+    told = [stream.read_ack() or {} for _ in range(2)]
+    assert sorted((ack["of"], ack["durability"], ack["rows"]) for ack in told) == [(0, "cold", 0), (0, "cold", 100)]
+    assert set(parse_token(told[0]["token"]).marks) == set(table.shard_ids)
+    end(stream)
+
+
+@pytest.mark.parametrize("forwarded", [False, True])
+def test_a_stream_that_waits_for_later_acks_ends_when_they_cannot_come(
+    two_nodes: tuple[Node, Node, Table], forwarded: bool
+) -> None:
+    one, two, table = two_nodes
+    key = next(f"S{i}" for i in range(40) if table.slot_of(f"S{i}") == 1)
+    stream = (one if forwarded else two).peer.do_put(["trades"], rows(0).schema, timeout_s=WAIT_S)
+    stream.write(rows(100, symbol=pa.array([key] * 100)), {"acks": ["cold"]})
+    assert (stream.read_ack() or {})["rows"] == 100
+    for shard in two.node.open_shards():
+        shard.stop("was dropped")
+    with pytest.raises(NotOwner):
+        end(stream)
 
 
 def test_a_part_for_a_slot_is_refused_where_the_slot_is_not_owned(two_nodes: tuple[Node, Node, Table]) -> None:

@@ -171,7 +171,26 @@ def test_an_empty_batch_is_acked_at_the_current_end(owner: Owner) -> None:
     assert owner.write(rows(0), producer="p", number=1).duplicate
 
 
+@pytest.mark.parametrize("durability", ["os", "disk"])
+def test_a_batch_that_adds_nothing_to_the_log_is_acked_on_disk_behind_an_unflushed_mark(
+    tmp_path: Path, durability: str
+) -> None:
+    with Owner(table(durability=durability, dedup="seq"), tmp_path) as owner:
+        owner.write(rows(4), "disk")
+        owner.shard.advance_persisted(Epoch(1), drain(owner, 0, owner.shard.flush())[-1][1])
+        assert owner.write(rows(0), "disk").end == 4
+        assert owner.write(rows(4), "disk").rows == 0
+
+
 # ---- producers -------------------------------------------------------------------------------------------------------
+
+
+def test_a_number_that_follows_a_refused_first_one_is_refused_and_the_first_may_still_come(owner: Owner) -> None:
+    with pytest.raises(ProducerGap, match="0, which it follows"):
+        owner.write(rows(1, first=1), producer="p", number=1, follows=True)
+    owner.write(rows(1), producer="p", number=0)
+    owner.write(rows(1, first=1), producer="p", number=1, follows=True)
+    assert owner.ids() == [0, 1]
 
 
 def test_a_repeat_returns_the_original_ack_before_and_after_a_restart(owner: Owner) -> None:

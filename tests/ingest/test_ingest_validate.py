@@ -13,9 +13,10 @@ from ingest_rows import DAY_NS, rows, table
 
 from proxist.errors import BatchTooLarge, InvalidBatch, ProxistError, SchemaMismatch
 from proxist.model.ids import TIME_MAX, TIME_MIN
+from proxist.wal.record import encode_body
 from proxist_ingest.part import make_part
 from proxist_ingest.split import check_slot, split
-from proxist_ingest.validate import BATCH_ROWS_MAX, KEY_BYTES_MAX, Normaliser, normalise
+from proxist_ingest.validate import BATCH_ROWS_MAX, KEY_BYTES_MAX, Normaliser, canonical, normalise
 
 SPEC = table().spec
 TIME = pa.timestamp("ns", "UTC")
@@ -117,12 +118,23 @@ def hash_of(batch: pa.RecordBatch) -> bytes:
     return make_part(normalise(batch, SPEC), "os", lambda _: None, producer="p").content_hash
 
 
+def sent(batch: pa.RecordBatch) -> pa.RecordBatch:
+    """`batch` as it comes out of an IPC stream: padded, with whatever its buffers held there."""
+    sink = pa.BufferOutputStream()
+    with pa.ipc.new_stream(sink, batch.schema) as writer:
+        writer.write_batch(batch)
+    return pa.ipc.open_stream(sink.getvalue()).read_next_batch()
+
+
 ENCODINGS = {
     "column order": lambda b: b.select(list(reversed(b.schema.names))),
     "large_string": lambda b: b.set_column(0, "symbol", b["symbol"].cast(pa.large_string())),
     "string_view": lambda b: b.set_column(0, "symbol", b["symbol"].cast(pa.string_view())),
     "dictionary": lambda b: b.set_column(0, "symbol", b["symbol"].dictionary_encode()),
     "slice": lambda b: pa.concat_batches([rows(5, first=90), b, rows(2, first=70)]).slice(5, b.num_rows),
+    "slice from the start": lambda b: pa.concat_batches([b, rows(2, first=70)]).slice(0, b.num_rows),
+    "sent in a slice": lambda b: sent(pa.concat_batches([b, rows(2, first=70)]).slice(0, b.num_rows)),
+    "sent": lambda b: sent(b),
     "nullable flags": lambda b: b.cast(pa.schema([f.with_nullable(False) for f in b.schema])) if not b["size"].null_count else b,
 }  # fmt: skip
 
@@ -133,6 +145,31 @@ def test_the_same_rows_have_the_same_hash_however_they_were_encoded(name: str) -
     encoded = ENCODINGS[name](plain)
     assert normalise(encoded, SPEC).equals(normalise(plain, SPEC))
     assert hash_of(encoded) == hash_of(plain)
+
+
+LONGER_BY_TWO = [
+    pa.array([1, 2, 3, 4, 5]),
+    pa.array([1.0, 2.0, 3.0, 4.0, 5.0], pa.float32()),
+    pa.array([True, False, True, True, True]),
+    pa.array(["eight by", "te strin", "gs fill ", "words", ""]),
+    pa.array([b"", b"", b"", b"x", b"y"]),
+    pa.array([b"ab", b"cd", b"ef", b"gh", b"ij"], pa.binary(2)),
+    pa.array([[1.0], [2.0, 3.0], [], [4.0], [5.0]]),
+    pa.array([[True], [False, True], [], [True], [True]]),
+    pa.array([1, None, 3, 4, None], pa.int16()),
+    pa.array([1, 2, 3, 4, None], pa.decimal128(20, 2)),
+]
+
+
+@pytest.mark.parametrize("longer", LONGER_BY_TWO, ids=lambda array: str(array.type))
+def test_what_lies_behind_the_last_row_does_not_change_the_bytes(longer: pa.Array) -> None:
+    def stored(batch: pa.RecordBatch) -> bytes:
+        return bytes(encode_body(pa.record_batch({"x": canonical(batch.column(0))})))
+
+    fresh = pa.record_batch({"x": pa.array(longer.to_pylist()[:3], longer.type)})
+    sliced = pa.record_batch({"x": longer}).slice(0, 3)
+    assert canonical(sliced.column(0)).equals(fresh.column(0))
+    assert {stored(one) for one in (sliced, sent(sliced), sent(fresh), sent(sent(sliced)))} == {stored(fresh)}
 
 
 def test_what_lies_under_a_null_does_not_change_the_hash() -> None:

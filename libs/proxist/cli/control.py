@@ -69,9 +69,11 @@ def node_row(node: pb.Node) -> Row:
     return {**row, "insecure": True} if node.insecure else row
 
 
-def watermark_row(mark: pb.Watermark) -> Row:
-    """`t_persisted` in nanoseconds since 1970, None where nothing is known of it."""
+def watermark_row(mark: pb.Watermark, *, lag: bool = False) -> Row:
+    """`t_persisted` in nanoseconds since 1970, None where nothing is known of it; `lag`: with the rows not persisted."""
     row = {name: getattr(mark, name) for name in ("table", "shard", "epoch", "floor", "persisted", "end")}
+    if lag:
+        row["lag"] = mark.end - mark.persisted
     return {**_tenant(mark.tenant), **row, "t_persisted": mark.t_persisted if mark.HasField("t_persisted") else None}
 
 

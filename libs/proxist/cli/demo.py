@@ -22,9 +22,9 @@ def demo(
     files: Annotated[
         list[Path] | None, typer.Argument(metavar="FILE", help="Play these captures at 10x instead of the simulation.")
     ] = None,
-    seconds: Annotated[float, typer.Option(min=1.0, help="How long rows flow.")] = 40.0,
+    seconds: Annotated[float, typer.Option(metavar="S", min=1.0, help="How long rows flow.")] = 40.0,
     rows_per_s: Annotated[
-        int, typer.Option(min=100, help="Of the simulated exchange, trades and quotes together.")
+        int, typer.Option(metavar="N", min=100, help="Of the simulated exchange, trades and quotes together.")
     ] = 20_000,
 ) -> None:
     """Run a whole cluster for about a minute: rows flow in, queries run, and at the end every row is counted.

@@ -10,6 +10,8 @@ from typing import Any
 FORMATS = ("table", "json", "yaml")
 PIPE_COLUMNS = 200
 """Width of a table where no terminal tells one."""
+IDENTIFIERS = frozenset({"pid", "shard", "slot", "epoch"})
+"""Integers that name something, and are copied into other commands: printed without separators."""
 
 Rows = Sequence[Mapping[str, Any]]
 
@@ -42,15 +44,15 @@ def _print_table(title: str, rows: Rows) -> None:
         numeric = all(isinstance(row.get(name), int) and not isinstance(row.get(name), bool) for row in rows)
         table.add_column(name, justify="right" if numeric else "left", overflow="fold")
     for row in rows:
-        table.add_row(*(_cell(row.get(name)) for name in columns))
+        table.add_row(*(_cell(name, row.get(name)) for name in columns))
     Console(width=None if sys.stdout.isatty() else PIPE_COLUMNS, highlight=False, markup=False).print(table)
 
 
-def _cell(value: Any) -> str:
-    if value is None or value == "":
+def _cell(name: str, value: Any) -> str:
+    if value is None or value == "" or (name == "pid" and value == 0):  # a part of another host, or not ours
         return "-"
     if isinstance(value, bool):
         return "yes" if value else "no"
     if isinstance(value, int):
-        return f"{value:,}"
+        return str(value) if name in IDENTIFIERS else f"{value:,}"
     return str(value)

@@ -135,7 +135,7 @@ def _place(name: str, door: str) -> int:
     return (13 if role == "ingest" else 25) + 3 * (int(number) - 1) + at
 
 
-_DEFAULTS = {
+DEFAULT_PORTS = {
     ("query", "flight"): 8815,
     ("query", "grpc"): 7421,
     ("query", "http"): 7422,
@@ -153,9 +153,11 @@ _DEFAULTS = {
 
 
 def _default_port(name: str, door: str) -> int:
-    """SURFACE's port for the first of a role; each further one is ten above its predecessor."""
+    """The documented port for the first of a role; each further one is ten above its predecessor."""
     role, dash, number = name.rpartition("-")
-    return _DEFAULTS[role if dash else name, door] + (10 * int(number) * (1 if door == "flight" else 10) if dash else 0)
+    return DEFAULT_PORTS[role if dash else name, door] + (
+        10 * int(number) * (1 if door == "flight" else 10) if dash else 0
+    )
 
 
 def _check_count(flag: str, value: int, limit: int) -> None:

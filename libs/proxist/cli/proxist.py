@@ -31,7 +31,7 @@ def _show_version(wanted: bool) -> None:
 @app.callback()
 def program(
     version: Annotated[
-        bool, typer.Option("--version", callback=_show_version, is_eager=True, help="And exit.")
+        bool, typer.Option("--version", callback=_show_version, is_eager=True, help="Show the version and exit.")
     ] = False,
 ) -> None:
     """Options before the sub-command."""
@@ -39,16 +39,25 @@ def program(
 
 @app.command()
 def up(
-    data_dir: Annotated[Path, typer.Option(help="Where the cluster keeps its data and logs.")] = Path(".proxist"),
+    data_dir: Annotated[Path, typer.Option(metavar="DIR", help="Where the cluster keeps its data and logs.")] = Path(
+        ".proxist"
+    ),
     port_base: Annotated[
-        int | None, typer.Option(help="Use ports N to N + 39; 0: free ports. Without it: the default ports.")
+        int | None,
+        typer.Option(metavar="N", help="Use ports N to N + 39; 0: free ports. Without it: the default ports."),
     ] = None,
-    ingest: Annotated[int, typer.Option(help="How many ingest processes, the owners of shards.")] = 1,
-    query: Annotated[int, typer.Option(help="How many query processes.")] = 1,
-    json: Annotated[bool, typer.Option("--json", help="Print one line of JSON on stdout when all is ready.")] = False,
-    log_level: Annotated[str, typer.Option(help="Of the services: debug, info, warning or error.")] = "info",
+    ingest: Annotated[
+        int, typer.Option(metavar="N", help="How many ingest processes, which own the shards; 1 to 5.")
+    ] = 1,
+    query: Annotated[int, typer.Option(metavar="N", help="How many query processes; 1 to 6.")] = 1,
+    json: Annotated[
+        bool, typer.Option("--json", help="Print one line of JSON on stdout when all is ready, nothing else.")
+    ] = False,
+    log_level: Annotated[
+        str, typer.Option(metavar="LEVEL", help="Of the services: debug, info, warning or error.")
+    ] = "info",
 ) -> None:
-    """Run a whole local cluster: etcd, embedded ClickHouse and the four services, until Ctrl-C."""
+    """Run a whole local cluster until Ctrl-C. It is etcd, the embedded ClickHouse and the four services."""
     from proxist.cli import up as command
 
     command.end(command.up(data_dir, port_base, ingest, query, json, log_level))
@@ -76,11 +85,9 @@ _service("ingest", "proxist_ingest", "One ingest service: owns shards, takes row
 _service("query", "proxist_query", "One query service: answers every read.")
 _service("persister", "proxist_persister", "One persister: moves rows to ClickHouse.")
 _service("controlplane", "proxist_controlplane", "One control plane: tables, placement, commands.")
-_service(
-    "clickhouse", "proxist.clickhouse.embedded", "The embedded ClickHouse engine behind ClickHouse's HTTP interface."
-)
+_service("clickhouse", "proxist.clickhouse.embedded", "The embedded ClickHouse, over HTTP.")
 _program("replay", "proxist.cli.replay", "Send files to a cluster: captures, CSV, Parquet, Arrow.")
-_program("demo", "proxist.cli.demo", "A cluster, a simulated exchange, a live view, and a check at the end.")
+_program("demo", "proxist.cli.demo", "A cluster with rows flowing, and a check at the end.")
 
 
 def main() -> None:

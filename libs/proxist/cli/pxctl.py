@@ -90,13 +90,17 @@ def status(context: typer.Context) -> None:
     with _calling(context) as (control, show):
         answer = control.call("Status", pb.StatusRequest())
         nodes = [node_row(node) for node in answer.nodes]
-        shards = [{**watermark_row(mark), "lag": mark.end - mark.persisted} for mark in answer.shards]
-        show({"nodes": nodes, "shards": shards}, {"nodes": nodes, "\nshards": [_readable(row) for row in shards]})
+        shards = [watermark_row(mark, lag=True) for mark in answer.shards]
+        silent = _silent_shards(control, {mark.shard for mark in answer.shards})
+        tables = {"nodes": nodes, "\nshards": [_readable(row) for row in shards]}
+        if silent:
+            tables["\nshards whose owner does not answer"] = silent
+        show({"nodes": nodes, "shards": shards, "silent": silent}, tables)
 
 
 @app.command()
 def tables(context: typer.Context) -> None:
-    """Every table with its spec."""
+    """Every table, its settings, whether it is paused. Whole specs with -o json."""
     from proxist.cli.control import table_row
     from proxist.pb import controlplane_pb2 as pb
 
@@ -113,7 +117,7 @@ def create_table(
         Path, typer.Argument(metavar="SPEC", help="A file with the table's spec, JSON or YAML; - is stdin.")
     ],
 ) -> None:
-    """Create a table from its spec; returns when every shard accepts rows. An equal spec again succeeds."""
+    """Create a table from its spec. Returns when every shard accepts rows; an equal spec again succeeds."""
     from proxist.cli.control import table_row
     from proxist.model.table import parse_spec
     from proxist.pb import controlplane_pb2 as pb
@@ -128,7 +132,7 @@ def create_table(
 
 @app.command("drop-table")
 def drop_table(context: typer.Context, table: TableName) -> None:
-    """Drop a table with all its rows, hot and cold; returns when the name is free."""
+    """Drop a table with its rows, hot and cold. Returns when the name is free."""
     from proxist.pb import controlplane_pb2 as pb
 
     with _calling(context) as (control, show):
@@ -153,7 +157,7 @@ def shards(
 def watermarks(
     context: typer.Context, table: Annotated[str, typer.Argument(metavar="TABLE", help="Only of this table.")] = ""
 ) -> None:
-    """Floor, persisted and end of each shard, asked of the owners now."""
+    """Floor, persisted and end of each shard. Asked of the owners now."""
     from proxist.cli.control import watermark_row
     from proxist.pb import controlplane_pb2 as pb
 
@@ -165,7 +169,7 @@ def watermarks(
 
 @app.command()
 def flush(context: typer.Context, table: TableName) -> None:
-    """Returns when everything acknowledged before it is in ClickHouse; fails at once on a paused table."""
+    """Wait until what was acknowledged is in ClickHouse. Fails at once on a paused table."""
     from proxist.pb import controlplane_pb2 as pb
 
     with _calling(context) as (control, show):
@@ -181,12 +185,14 @@ def evict(
     table: TableName,
     before: Annotated[
         str | None,
-        typer.Option(metavar="TIME", help="To the largest floor below which every row is earlier: RFC 3339 or ns."),
+        typer.Option(metavar="TIME", help="Rows earlier than TIME, up to the first later one: RFC 3339 or ns."),
     ] = None,
-    all: Annotated[bool, typer.Option("--all", help="Everything that is persisted.")] = False,
-    rows: Annotated[int | None, typer.Option(metavar="N", min=0, help="So that the newest N rows stay.")] = None,
+    all: Annotated[bool, typer.Option("--all", help="All that are persisted.")] = False,
+    rows: Annotated[
+        int | None, typer.Option(metavar="N", min=0, help="All that are persisted but the newest N of each shard.")
+    ] = None,
 ) -> None:
-    """Move the floor of a table's shards, never above what is persisted."""
+    """Let rows go from memory, never ones not yet persisted. Moves the floor of the table's shards up."""
     from proxist.cli.control import watermark_row
     from proxist.model.units import parse_time_ns
     from proxist.pb import controlplane_pb2 as pb
@@ -249,6 +255,19 @@ def _calling(context: typer.Context) -> Iterator[tuple[ControlPlane, Callable[..
 
 calling = _calling
 """For commands in other files."""
+
+
+def _silent_shards(control: ControlPlane, answering: set[int]) -> list[dict[str, Any]]:
+    """The shards there are besides those `answering`; none where etcd is down, and nobody knows."""
+    from proxist.cli.control import shard_row
+    from proxist.errors import Unavailable
+    from proxist.pb import controlplane_pb2 as pb
+
+    try:
+        shards = control.call("ListShards", pb.ListShardsRequest()).shards
+    except Unavailable:
+        return []
+    return [shard_row(shard) for shard in shards if shard.shard not in answering]
 
 
 def _read_spec(path: Path) -> Any:

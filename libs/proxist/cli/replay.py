@@ -20,15 +20,23 @@ app = typer.Typer(add_completion=False, rich_markup_mode=None, pretty_exceptions
 @app.command()
 def replay(
     files: Annotated[list[Path], typer.Argument(help="Files, plain or gzip.", metavar="FILE")],
-    to: Annotated[str, typer.Option(help="Any Flight endpoint of the cluster, say grpc://127.0.0.1:8816.")],
+    to: Annotated[
+        str, typer.Option(metavar="URI", help="Any Flight endpoint of the cluster, say grpc://127.0.0.1:8816.")
+    ],
     format: Annotated[
-        str | None, typer.Option(help="binance-raw, csv, parquet or arrow; without it, what the file shows.")
+        str | None,
+        typer.Option(metavar="FORMAT", help="binance-raw, csv, parquet or arrow; without it, what the file shows."),
     ] = None,
-    table: Annotated[str | None, typer.Option(help="Where rows of csv, parquet and arrow files go.")] = None,
+    table: Annotated[
+        str | None, typer.Option(metavar="NAME", help="Where rows of csv, parquet and arrow files go.")
+    ] = None,
     venue: Annotated[
-        str | None, typer.Option(help="Before the symbol; without it, the part of the file's name before `__`.")
+        str | None,
+        typer.Option(metavar="NAME", help="Before the symbol; without it, the part of the file's name before `__`."),
     ] = None,
-    speed: Annotated[str, typer.Option(help="max, or a factor of the feed's own pace: 1x, 10x.")] = "max",
+    speed: Annotated[
+        str, typer.Option(metavar="SPEED", help="max, or a factor of the feed's own pace: 1x, 10x.")
+    ] = "max",
 ) -> None:
     """Send files of rows to a cluster; returns when every row is acknowledged.
 

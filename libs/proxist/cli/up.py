@@ -22,7 +22,7 @@ Status = Mapping[str, Mapping[str, Any]]
 def up(data_dir: Path, port_base: int | None, ingest: int, query: int, as_json: bool, log_level: str) -> int:
     """Run until SIGINT or SIGTERM; returns the exit code. What a user reads is on stdout, the rest on stderr.
 
-    With `as_json` stdout carries exactly one line, when all is ready: SURFACE's `proxist up --json`.
+    With `as_json` stdout carries exactly one line, when all is ready.
     """
     try:
         data_dir = data_dir.resolve()
@@ -40,7 +40,7 @@ def up(data_dir: Path, port_base: int | None, ingest: int, query: int, as_json: 
 
 
 def endpoints(status: Status) -> dict[str, Any]:
-    """SURFACE's JSON from the supervisor's status."""
+    """The JSON of `--json` from the supervisor's status."""
 
     def doors(part: Mapping[str, Any]) -> dict[str, str]:
         return {door: part[door] for door in ("flight", "flight_unix", "grpc", "http", "attach") if door in part}

@@ -1,4 +1,4 @@
-"""The ClickHouse side of a table: its name, its layout, its partitions (DESIGN §3.4)."""
+"""The ClickHouse side of a table: its name, its layout, its partitions."""
 
 from __future__ import annotations
 

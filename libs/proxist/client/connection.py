@@ -43,10 +43,10 @@ def connect(
 
     Reads go to that node where it is a query node, else to a query node of the cluster; writes go straight to the
     owners. `token` (else PROXIST_TOKEN) says who calls, where the cluster has `auth: tokens`. `timeout_s` bounds each
-    call. A read whose node does not answer is tried again, there and on
-    the cluster's other query nodes, for `read_retry_s`; an error that a node sent is raised at once. `attach`: "auto" and "never"; today a client reads over Flight either way, and the
-    query node beside an owner attaches for it. Raises Unavailable where nobody answers, Unauthenticated and
-    PermissionDenied where the token is missing, not valid or too small.
+    call. A read whose node does not answer is tried again, there and on the cluster's other query nodes, for
+    `read_retry_s`; an error that a node sent is raised at once. `attach`: "auto" and "never"; today a client reads over
+    Flight either way, and the query node beside an owner attaches for it. Raises Unavailable where nobody answers,
+    Unauthenticated and PermissionDenied where the token is missing, not valid or too small.
     """
     if attach not in ("auto", "never"):
         raise InvalidArgument(f'`attach` is {attach!r}, but must be "auto" or "never".')
@@ -109,7 +109,7 @@ class Connection(Verbs):
     # -- tables --
 
     def create_table(self, spec: Mapping[str, Any] | TableSpec) -> Table:
-        """Create a table from its spec (SURFACE `Tables`); returns when every shard accepts rows.
+        """Create a table from its spec (`Tables` in docs/api.md); returns when every shard accepts rows.
 
         An equal spec again succeeds; another one under the same name raises AlreadyExists.
         """

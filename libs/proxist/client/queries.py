@@ -1,4 +1,4 @@
-"""The JSON query of SURFACE, built from Python's arguments. Times become integer nanoseconds."""
+"""The JSON query of docs/api.md, built from Python's arguments. Times become integer nanoseconds."""
 
 from __future__ import annotations
 

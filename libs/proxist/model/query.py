@@ -1,4 +1,4 @@
-"""The JSON query of SURFACE as typed values: exactly one verb, and beside it freshness, as_of, completeness, hot_path.
+"""The JSON query (docs/api.md) as typed values: exactly one verb, and beside it freshness, as_of, completeness, hot_path.
 
 Times are TimeNs; `from_ns` inclusive, `to_ns` exclusive; None means unbounded.
 """

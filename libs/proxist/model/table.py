@@ -47,7 +47,7 @@ class Flush:
 
 @dataclass(frozen=True, slots=True)
 class TableSpec:
-    """What a user declares; see SURFACE's `Tables`. Built by `parse_spec`, printed by `to_json`."""
+    """What a user declares; see `Tables` in docs/api.md. Built by `parse_spec`, printed by `to_json`."""
 
     name: str
     time: str
@@ -147,7 +147,7 @@ _SPEC_KEYS = {
 
 
 def parse_spec(wire: Any) -> TableSpec:
-    """Read a spec from its JSON form (SURFACE `Tables`).
+    """Read a spec from its JSON form (`Tables` in docs/api.md).
 
     Raises InvalidArgument (UnsupportedType for a type) that names the table, the value, the rule and the remedy.
     """

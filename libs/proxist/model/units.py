@@ -85,6 +85,23 @@ def parse_time_ns(value: Any, subject: str) -> TimeNs:
     )
 
 
+def format_duration(duration_ns: int) -> str:
+    """In the largest unit that says it exactly: "20ms"; the inverse of `parse_duration_ns`."""
+    return _in_largest(
+        duration_ns, (("h", 3600 * 10**9), ("m", 60 * 10**9), ("s", 10**9), ("ms", 10**6), ("us", 10**3), ("ns", 1))
+    )
+
+
+def format_bytes(size_bytes: int) -> str:
+    """In the largest unit that says it exactly: "2GiB"; the inverse of `parse_bytes`."""
+    return _in_largest(size_bytes, (("TiB", 2**40), ("GiB", 2**30), ("MiB", 2**20), ("KiB", 2**10), ("B", 1)))
+
+
+def _in_largest(value: int, units: tuple[tuple[str, int], ...]) -> str:
+    unit, scale = next((u, s) for u, s in units if value % s == 0 and (value or s == 1))
+    return f"{value // scale}{unit}"
+
+
 def format_time_ns(time_ns: int) -> str:
     """RFC 3339 in UTC, with as many of nine fraction digits as are needed."""
     seconds, fraction = divmod(time_ns, 10**9)

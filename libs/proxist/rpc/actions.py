@@ -17,6 +17,7 @@ from proxist.auth.identity import Caller
 from proxist.errors import InvalidArgument, Unavailable
 from proxist.etcd.catalog import Catalog
 from proxist.model.table import TableSpec, parse_spec
+from proxist.model.units import format_bytes, format_duration
 from proxist.pb import controlplane_pb2 as pb
 from proxist.pb import controlplane_pb2_grpc as pb_grpc
 from proxist.rpc.grpc_client import connect
@@ -138,7 +139,7 @@ def table_of(name: str, wire: Mapping[str, Any]) -> str:
 
 
 def spec_message(spec: TableSpec) -> pb.TableSpec:
-    """The control plane's message of a spec; durations in ns, sizes in bytes."""
+    """The control plane's message of a spec: every default written out, in the largest unit that says it exactly."""
     return pb.TableSpec(
         name=spec.name,
         time=spec.time,
@@ -147,8 +148,10 @@ def spec_message(spec: TableSpec) -> pb.TableSpec:
         columns=[pb.Column(name=c.name, type=str(c.type), nullable=c.nullable) for c in spec.columns],
         shards=spec.shards,
         durability=spec.durability,
-        hot_window=f"{spec.hot_window_ns}ns",
-        hot_bytes=f"{spec.hot_bytes}B",
-        flush=pb.Flush(rows=spec.flush.rows, bytes=f"{spec.flush.bytes}B", age=f"{spec.flush.age_ns}ns"),
+        hot_window=format_duration(spec.hot_window_ns),
+        hot_bytes=format_bytes(spec.hot_bytes),
+        flush=pb.Flush(
+            rows=spec.flush.rows, bytes=format_bytes(spec.flush.bytes), age=format_duration(spec.flush.age_ns)
+        ),
         dedup=spec.dedup,
     )

@@ -22,6 +22,7 @@ import queue
 import signal
 import sys
 import threading
+import time
 from collections.abc import Callable, Mapping, Sequence
 from types import FrameType
 from typing import Any, NoReturn, Protocol, TypeVar
@@ -30,11 +31,14 @@ import structlog
 
 from proxist import config as settings
 from proxist.config import ServiceConfig
-from proxist.errors import ProxistError
+from proxist.errors import ProxistError, Unavailable
 from proxist.rpc.status import exit_code, to_proxist
 from proxist.telemetry import logs, setup
 
 SIGNAL_LOOK_S = 0.5
+WAIT_LOOK_S = 0.25
+PROGRESS_S = 2.0
+"""How often a start that waits says what for."""
 
 C = TypeVar("C", bound=ServiceConfig)
 log = structlog.get_logger("proxist.service")
@@ -73,6 +77,20 @@ class Lifeline:
             if self.error is None:
                 self.error = to_proxist(error)
         self.ended.set()
+
+    def wait(self, what: str, arrived: Callable[[float], bool], **fields: Any) -> None:
+        """Wait until `arrived(seconds)`, which waits that long itself, is true; logs `what` and `fields` meanwhile.
+
+        Raises the error that ended the process, or Unavailable, where that comes first.
+        """
+        began_s = said_s = time.monotonic()
+        while not arrived(WAIT_LOOK_S):
+            if self.ended.is_set():
+                raise self.error or Unavailable(f"Stopped while waiting for {what}.")
+            now_s = time.monotonic()
+            if now_s - said_s >= PROGRESS_S:
+                log.info(f"waiting for {what}", seconds=round(now_s - began_s), **fields)
+                said_s = now_s
 
 
 def main(

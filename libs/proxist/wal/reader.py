@@ -77,7 +77,7 @@ def corrupt(damage: Damage, lost_first: int | None, lost_end: int | None) -> Log
     """The operator's error for damage that recovery may not cut; offsets in `[lost_first, lost_end)`, None: unknown."""
     return LogCorrupt(
         f"Log file {damage.path} is damaged at byte {damage.position}: {damage.cause}. {_extent(lost_first, lost_end)} "
-        "Nothing was changed; restore the file from a copy, or accept the loss by an operator's command.",
+        "Nothing was changed; restore the file from a copy.",
         path=damage.path,
         position=damage.position,
         cause=damage.cause,

@@ -1,6 +1,6 @@
 """What a log holds after its writer is gone: the end, the torn tail that is cut, or the loss that stops the start.
 
-The rule (DESIGN §3.2). Read forward as far as every byte is sound. Whatever stands behind the first unsound byte was
+The rule. Read forward as far as every byte is sound. Whatever stands behind the first unsound byte was
 promised to nobody if it lies at or above the highest `synced` that any sound record names: a crash tore it, and it is
 cut, even where sound records follow (the disk wrote pages in its own order). Below it, or where the log would end
 below a mark that was persisted or sealed, it is loss.

@@ -6,6 +6,9 @@ from pydantic import Field
 
 from proxist.config import ServiceConfig
 
+DEFAULTS = {"name": "controlplane-0", "grpc_port": 7441, "http_port": 7442}
+"""Where a service that was told nothing listens."""
+
 
 class ControlPlaneConfig(ServiceConfig):
     create_timeout_s: float = Field(default=15.0, gt=0, le=600)
@@ -13,8 +16,8 @@ class ControlPlaneConfig(ServiceConfig):
     drop_timeout_s: float = Field(default=30.0, gt=0, le=600)
     """How long dropping waits; the drop itself goes on after it."""
     flush_timeout_s: float = Field(default=10.0, gt=0, le=600)
-    """Of a flush that names none."""
+    """How long a flush waits that names no time itself."""
     ask_timeout_s: float = Field(default=3.0, gt=0, le=60)
-    """For one question to one node."""
+    """How long one question to one node may take."""
     replace_after_s: float = Field(default=3.0, ge=0, le=600)
     """A shard that was never opened moves to another node when its own has been gone for so long."""

@@ -179,7 +179,7 @@ class Committer:
         """Put `part` into the group, or answer it: a repeat, or an error."""
         try:
             if part.producer is not None:
-                original = self._producers.check(part.producer, part.number, part.content_hash)
+                original = self._producers.check(part.producer, part.number, part.content_hash, follows=part.follows)
                 if original is not None:
                     group.repeats.append((part, original))
                     return
@@ -243,8 +243,8 @@ class Committer:
             self._bounds.cut(self._epoch, bound, links)
 
     def _make_durable(self, group: _Group) -> None:
-        if not group.records:
-            return
+        if not group.records and not group.accepted:
+            return  # a part without a record still says that everything before it is at its level
         if self._syncs_inline:
             self.sync()
         else:

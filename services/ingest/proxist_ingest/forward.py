@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import threading
 from collections import deque
 from collections.abc import Callable
@@ -25,6 +26,7 @@ STREAM_S_MAX = 24 * 3600.0
 @dataclass(slots=True)
 class _Sent:
     shard: ShardId
+    request: PutRequest
     done: Receiver
     climbed: Receiver
 
@@ -48,7 +50,7 @@ class Forwards:
         climbed: Receiver,
     ) -> None:
         """Hand a part to `node`; `done` and `climbed` get what comes back, an error where the stream breaks."""
-        sent = _Sent(self._table.shard_ids[slot], done, climbed)
+        sent = _Sent(self._table.shard_ids[slot], request, done, climbed)
         try:
             forward = self._streams.get(node)
             if forward is None or forward.broken:
@@ -64,14 +66,14 @@ class Forwards:
 
 
 class _Forward:
-    """One open DoPut to another owner. `_lock` guards `_waiting`, `_all` and `broken`."""
+    """One open DoPut to another owner. `_lock` guards every field that changes."""
 
     def __init__(self, peer: FlightPeer, table: Table) -> None:
         self._peer = peer
         self._lock = threading.Lock()
         self._waiting: deque[_Sent] = deque()
-        self._climbing: dict[int, _Sent] = {}
-        self._count = 0
+        # By what a later ack says, which is what the first one said: parts of several slots may have one number.
+        self._climbing: dict[tuple[str, str], deque[_Sent]] = {}
         self.broken = False
         self._stream: PutStream = peer.do_put([table.tenant, table.name], table.spec.schema, timeout_s=STREAM_S_MAX)
         self._acks = threading.Thread(target=self._read, name="forward-acks", daemon=True)
@@ -81,11 +83,7 @@ class _Forward:
         with self._lock:
             if self.broken:
                 raise self._gone()
-            of = self._count if request.producer is None else request.number
-            self._count += 1
             self._waiting.append(sent)
-            if request.acks:
-                self._climbing[of] = sent
         try:
             self._stream.write(rows, {**request.to_json(), "slot": slot})
         except ProxistError as error:
@@ -97,6 +95,8 @@ class _Forward:
         except ProxistError as error:
             self._break(error)
         self._acks.join()
+        with contextlib.suppress(ProxistError):  # whoever waited has been told
+            self._stream.close()
 
     def _read(self) -> None:
         try:
@@ -108,21 +108,32 @@ class _Forward:
             self._break(error)
 
     def _take(self, ack: dict[str, Any]) -> None:
-        if "of" in ack:
-            sent = self._climbing.get(ack["of"])
-            if sent is not None:
-                sent.climbed(_part_ack(sent.shard, ack))
-            return
+        if "of" in ack and "error" in ack:
+            raise from_json(ack["error"])  # nothing more comes on this stream
         with self._lock:
-            sent = self._waiting.popleft()
-        sent.done(from_json(ack["error"]) if "error" in ack else _part_ack(sent.shard, ack))
+            if self.broken:
+                return
+            if "of" in ack:
+                climbing = self._climbing[ack["token"], ack["durability"]]
+                sent = climbing.popleft()
+                if not climbing:
+                    del self._climbing[ack["token"], ack["durability"]]
+            else:
+                sent = self._waiting.popleft()
+                for level in sent.request.acks if "error" not in ack else ():
+                    self._climbing.setdefault((ack["token"], level), deque()).append(sent)
+        answer = from_json(ack["error"]) if "error" in ack else _part_ack(sent.shard, ack)
+        (sent.climbed if "of" in ack else sent.done)(answer)
 
     def _break(self, error: ProxistError) -> None:
         with self._lock:
             self.broken = True
             lost, self._waiting = list(self._waiting), deque()
+            stuck, self._climbing = [sent for queue in self._climbing.values() for sent in queue], {}
         for sent in lost:
             sent.done(error)
+        for sent in stuck:
+            sent.climbed(error)
 
     def _gone(self) -> ProxistError:
         return Unavailable(f"The owner at {self._peer.uri} ended the stream. Send again.", retry_after_s=0.5)

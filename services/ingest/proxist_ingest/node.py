@@ -35,9 +35,6 @@ from proxist_ingest.opening import Opener
 from proxist_ingest.servicer import SERVICE_NAME, IngestServicer
 from proxist_ingest.shard import Shard
 
-PROGRESS_S = 2.0
-"""How often a start that waits says what for."""
-
 log = structlog.get_logger("proxist.ingest")
 
 
@@ -165,8 +162,12 @@ class IngestNode:
             on_lost=self._lost,
             on_extend=self._extended,
         ).start()
-        self._wait("etcd", lambda wait_s: self._session.wait_gained(wait_s))
-        self._wait("etcd's catalog", lambda wait_s: self._catalog.mirror.wait_until(self._is_current, wait_s))
+        self._lifeline.wait("etcd", self._session.wait_gained, etcd=self._config.etcd)
+        self._lifeline.wait(
+            "etcd's catalog",
+            lambda wait_s: self._catalog.mirror.wait_until(self._is_current, wait_s),
+            etcd=self._config.etcd,
+        )
 
     def _is_current(self, view: Any) -> bool:
         """The mirror shows at least our own registration, so it is not the state from before."""
@@ -175,19 +176,7 @@ class IngestNode:
     def _open_shards(self) -> None:
         self._opening = True
         self._keeper.start()
-        self._wait("the shards", self._keeper.wait_first_pass)
-
-    def _wait(self, what: str, arrived: Any) -> None:
-        """Wait for `arrived(seconds)`, saying so; ends early when the process is to stop."""
-        began = time.monotonic()
-        said = began
-        while not arrived(0.25):
-            if self._lifeline.ended.is_set():
-                raise self._lifeline.error or Unavailable(f"Stopped while waiting for {what}.")
-            now = time.monotonic()
-            if now - said >= PROGRESS_S:
-                log.info(f"waiting for {what}", etcd=self._config.etcd, seconds=round(now - began))
-                said = now
+        self._lifeline.wait("the shards", self._keeper.wait_first_pass, etcd=self._config.etcd)
 
     def _record(self) -> NodeRecord:
         return NodeRecord(

@@ -39,7 +39,8 @@ Receiver = Callable[[Answer], None]
 class Part:
     """Canonical rows of one slot, encoded for the log. `done` is called at least once: the ack at `level`, or why not.
 
-    `climbed` is called once more for each of `follow_ups`, after `done`, as the rows reach it.
+    `climbed` is called once more for each of `follow_ups`, after `done`, as the rows reach it. `follows`: the sender has
+    sent `number - 1` before it, so this cannot be the producer's first.
     """
 
     rows: pa.RecordBatch
@@ -56,6 +57,7 @@ class Part:
     """When the batch came (perf_counter); acks are timed from here."""
     trace: Span = OFF
     """The batch's span; the writer adds its steps to it."""
+    follows: bool = False
 
 
 def make_part(
@@ -69,14 +71,16 @@ def make_part(
     climbed: Receiver | None = None,
     received_ns: int | None = None,
     trace: Span = OFF,
+    follows: bool = False,
 ) -> Part:
     """Encode normalised rows: the costly part of a write, done by the thread that received them."""
     came_ns = time.perf_counter_ns() if received_ns is None else received_ns
     if not rows.num_rows:
-        return Part(rows, b"", NO_HASH, 0, level, done, producer, number, follow_ups, climbed, came_ns, trace)
+        return Part(rows, b"", NO_HASH, 0, level, done, producer, number, follow_ups, climbed, came_ns, trace, follows)
     body = encode_body(rows)
     content = hash_content(body) if producer is not None else NO_HASH
-    return Part(rows, body, content, int(body.size), level, done, producer, number, follow_ups, climbed, came_ns, trace)
+    size = int(body.size)
+    return Part(rows, body, content, size, level, done, producer, number, follow_ups, climbed, came_ns, trace, follows)
 
 
 def raise_level(table_level: str, asked: str | None, subject: str) -> str:

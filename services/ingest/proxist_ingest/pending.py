@@ -35,6 +35,8 @@ class PendingPut:
         self._answers: dict[int, Answer] = {}
         self._climbed: dict[str, dict[int, PartAck]] = {level: {} for level in request.acks}
         self.trace: Span = OFF
+        self.stuck: ProxistError | None = None
+        """Why a later ack will never come."""
 
     def done(self, slot: int) -> Receiver:
         """Takes the first answer of the part for `slot`."""
@@ -51,10 +53,12 @@ class PendingPut:
         return receive
 
     def climbed(self, slot: int) -> Receiver:
-        """Takes the later acks of the part for `slot`; an error there is told by whatever ends the stream."""
+        """Takes the later acks of the part for `slot`; an error makes the batch `stuck`, as a change of any level."""
 
         def receive(answer: Answer) -> None:
             if not isinstance(answer, PartAck):
+                self.stuck = answer
+                self._on_change(self, self.request.acks[0])
                 return
             with self._lock:
                 answers = self._climbed.get(answer.level)
@@ -66,6 +70,11 @@ class PendingPut:
                 self._on_change(self, answer.level)
 
         return receive
+
+    @property
+    def of(self) -> int:
+        """How later acks name the batch: the producer's number, else the batch's in the stream."""
+        return self.index if self.request.producer is None else self.request.number
 
     @property
     def complete(self) -> bool:
@@ -99,9 +108,8 @@ class PendingPut:
         return json.dumps(self._result(list(self._answers.values()), self.request.level)).encode()
 
     def follow_up(self, level: str) -> bytes:
-        """The PutResult for the batch's climb to `level`; `of` is the producer's number, else the batch's in the stream."""
-        of = self.index if self.request.producer is None else self.request.number
-        return json.dumps({"of": of, **self._result(list(self._climbed[level].values()), level)}).encode()
+        """The PutResult for the batch's climb to `level`."""
+        return json.dumps({"of": self.of, **self._result(list(self._climbed[level].values()), level)}).encode()
 
     def _result(self, answers: list[Any], level: str) -> dict[str, Any]:
         acks: list[PartAck] = answers

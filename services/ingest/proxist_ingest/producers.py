@@ -89,17 +89,28 @@ class Producers:
         known = self._known.get(producer)
         return None if known is None else known.last
 
-    def check(self, producer: str, number: int, content_hash: bytes) -> Original | None:
+    def check(self, producer: str, number: int, content_hash: bytes, *, follows: bool = False) -> Original | None:
         """None: the number is new and may be accepted. An Original: a repeat, to be answered with the original's ack.
 
         Raises ProducerGap where a number was skipped and ProducerConflict where the number came with other content.
+        A producer's first number is free, unless it `follows` one that was sent before it: that one was refused, and
+        taking this one would shut it out for ever.
         """
         with self._lock:
-            return self._check_locked(producer, number, content_hash)
+            return self._check_locked(producer, number, content_hash, follows)
 
-    def _check_locked(self, producer: str, number: int, content_hash: bytes) -> Original | None:
+    def _check_locked(self, producer: str, number: int, content_hash: bytes, follows: bool) -> Original | None:
         known = self._known.get(producer)
         if known is None:
+            if follows:
+                raise ProducerGap(
+                    f"Producer {producer!r} of table {self._table!r} sent batch {number}, but {number - 1}, which it "
+                    "follows, was refused. Send what is missing first.",
+                    producer=producer,
+                    last=None,
+                    expected=number - 1,
+                    got=number,
+                )
             if len(self._known) >= PRODUCERS_MAX:
                 raise Overloaded(
                     f"Producer {producer!r} is new to table {self._table!r}, which has {PRODUCERS_MAX} producers, the "

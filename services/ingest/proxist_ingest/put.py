@@ -2,7 +2,8 @@
 
 The handler thread reads, validates, splits and encodes; a thread of the stream writes the acks, so that a client may
 have many batches on their way. A batch that is refused while the handler waits for the client's next message is
-answered `{"error": {…}}` in its place; the stream then ends with that error as its status.
+answered `{"error": {…}}` in its place, and so is a later ack (`of`) that can never come; the stream then ends with that
+error as its status.
 """
 
 from __future__ import annotations
@@ -70,7 +71,7 @@ class PutCall:
         self._forwards = Forwards(table, owners.peer)
         self._acks = _Acks(writer)
         self._room = threading.BoundedSemaphore(PENDING_MAX)
-        self._numbers: dict[str, int] = {}
+        self._numbers: dict[tuple[str, int | None], int] = {}
         self._count = 0
 
     def serve(self, reader: flight.MetadataRecordBatchReader) -> None:
@@ -100,7 +101,7 @@ class PutCall:
 
     def _take(self, normaliser: Normaliser, batch: pa.RecordBatch, metadata: bytes | None) -> None:
         came_ns = time.perf_counter_ns()
-        request = parse_request(metadata, self._table.spec.durability)
+        request = self._in_order(parse_request(metadata, self._table.spec.durability))
         trace = self._begin_trace(request, batch)
         try:
             put, parts = self._prepare(normaliser, batch, request, trace, came_ns)
@@ -172,21 +173,28 @@ class PutCall:
             climbed=put.climbed(slot) if request.acks else None,
             received_ns=came_ns,
             trace=put.trace,
+            follows=request.follows,
         )
+
+    def _in_order(self, request: PutRequest) -> PutRequest:
+        """`request`, which follows where the stream's last batch of its producer (and slot) has the number before."""
+        if request.producer is None:
+            return request
+        last = self._numbers.get((request.producer, request.slot))
+        self._numbers[request.producer, request.slot] = request.number
+        return replace(request, follows=True) if last == request.number - 1 else request
 
     def _judge_number(self, request: PutRequest, parts: dict[int, Part]) -> None:
         """Refuse a gap or a conflict here, where the client sees it as the call's status, rather than on the way.
 
         A number that follows the stream's last needs no judging: the writer takes the parts in this order.
         """
-        if request.producer is None:
+        if request.producer is None or request.follows or not self._acks.settled(SETTLE_S):
             return
-        if self._numbers.get(request.producer) != request.number - 1 and self._acks.settled(SETTLE_S):
-            for slot, part in parts.items():
-                shard = self._owners.local(self._table.shard_ids[slot])
-                if shard is not None:
-                    shard.producers.check(request.producer, request.number, part.content_hash)
-        self._numbers[request.producer] = request.number
+        for slot, part in parts.items():
+            shard = self._owners.local(self._table.shard_ids[slot])
+            if shard is not None:
+                shard.producers.check(request.producer, request.number, part.content_hash)
 
     def _send(self, put: PendingPut, slot: int, part: Part) -> None:
         shard_id = self._table.shard_ids[slot]
@@ -299,10 +307,17 @@ class _Acks:
             self._writer.write(pa.py_buffer(put.ack()))
             with self._lock:
                 self._order.popleft()
-        waiting = set(self._order)
+        if not self._early:
+            return
+        with self._lock:
+            waiting = set(self._order)
         now = [event for event in self._early if event[0] not in waiting]
         self._early = [event for event in self._early if event[0] in waiting]
         for put, level in now:
+            if put.stuck is not None:
+                self._error = put.stuck
+                self._writer.write(_packed({"of": put.of, "durability": level, "error": put.stuck.to_json()}))
+                return
             self._writer.write(pa.py_buffer(put.follow_up(level)))
             with self._lock:
                 self._open[put].discard(level)

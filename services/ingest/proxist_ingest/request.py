@@ -10,12 +10,13 @@ from proxist.errors import InvalidArgument
 from proxist_ingest.part import LEVELS, raise_level
 from proxist_ingest.producers import check_name
 
-_KNOWN = ("producer", "seq", "durability", "acks", "slot", "traceparent")
+_KNOWN = ("producer", "seq", "durability", "acks", "slot", "traceparent", "follows")
 
 
 @dataclass(frozen=True, slots=True)
 class PutRequest:
-    """`level` is what the first ack waits for, `acks` the higher ones that are to follow it."""
+    """`level` is what the first ack waits for, `acks` the higher ones that are to follow it. `follows`: the number before
+    was sent, so a shard that does not know the producer has refused it and must not take this one as the first."""
 
     level: str
     producer: str | None = None
@@ -24,12 +25,13 @@ class PutRequest:
     slot: int | None = None
     traceparent: str | None = None
     """W3C context of the caller's span; per batch, since a stream carries the batches of many traces."""
+    follows: bool = False
 
     def to_json(self) -> dict[str, Any]:
         """The metadata that asks another node for the same."""
         wire: dict[str, Any] = {"durability": self.level}
         if self.producer is not None:
-            wire |= {"producer": self.producer, "seq": self.number}
+            wire |= {"producer": self.producer, "seq": self.number, "follows": self.follows}
         if self.acks:
             wire["acks"] = list(self.acks)
         if self.traceparent is not None:
@@ -58,6 +60,9 @@ def parse_request(metadata: bytes | None, table_level: str) -> PutRequest:
         producer, number = check_name(wire.get("producer"), wire.get("seq"))
     level = raise_level(table_level, wire.get("durability"), "`durability` of the batch")
     carried = wire.get("traceparent")
+    follows = wire.get("follows", False)
+    if not isinstance(follows, bool):
+        raise InvalidArgument(f"`follows` of the batch is {follows!r}, but must be true or false.")
     return PutRequest(
         level,
         producer,
@@ -65,6 +70,7 @@ def parse_request(metadata: bytes | None, table_level: str) -> PutRequest:
         _acks(wire.get("acks"), level),
         _slot(wire.get("slot")),
         carried if isinstance(carried, str) else None,
+        follows,
     )
 
 

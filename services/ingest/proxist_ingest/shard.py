@@ -6,7 +6,7 @@ import os
 import threading
 import time
 from collections.abc import Callable, Mapping
-from concurrent.futures import Future
+from concurrent.futures import Future, wait
 from dataclasses import dataclass
 from typing import TypeVar
 
@@ -344,15 +344,11 @@ class Shard:
                 raise
 
         self.inbox.command(run)
-        while True:
-            try:
-                return done.result(timeout=0.5)
-            except TimeoutError:
-                if done.done():
-                    raise
-                self._check_alive()
-                if not self._writer.is_alive() and not done.done():
-                    raise Unavailable(f"Shard {self.id} is closed.", shard=self.id) from None
+        while not wait([done], timeout=0.5).done:
+            self._check_alive()
+            if not self._writer.is_alive() and not done.done():
+                raise Unavailable(f"Shard {self.id} is closed.", shard=self.id)
+        return done.result()
 
     # ---- the syncer thread, for levels below disk ------------------------------------------------------------------
 
@@ -360,8 +356,8 @@ class Shard:
         try:
             while True:
                 self._unsynced.wait()
+                self._unsynced.clear()  # before the looks: what is set after them wakes the next wait
                 stopping = self._stopping.is_set()
-                self._unsynced.clear()
                 if self._failed is not None:
                     return
                 self._committer.sync()

@@ -198,9 +198,21 @@ def canonical(array: pa.Array) -> pa.Array:
     """`array` with buffers that depend on its values alone: no slack, no offset, zeroes under nulls and past the end."""
     if pa.types.is_boolean(array.type):
         return _canonical_bool(array)
-    if array.null_count or (not _is_tight(array)):
+    if array.null_count or array.offset or not len(array):
         return array.take(pa.array(np.arange(len(array), dtype=np.int64)))
-    return array
+    _, first, *rest = array.buffers()
+    if not (pa.types.is_list(array.type) or pa.types.is_string(array.type) or pa.types.is_binary(array.type)):
+        # Without a copy: only what lies behind the values goes, the rest of a longer batch that this is the start of.
+        return pa.Array.from_buffers(array.type, len(array), [None, first.slice(0, len(array) * array.type.byte_width)])
+    offsets = first.slice(0, (len(array) + 1) * 4)
+    begin, end = np.frombuffer(offsets, dtype=np.int32)[[0, -1]].tolist()
+    if begin:
+        return array.take(pa.array(np.arange(len(array), dtype=np.int64)))
+    if pa.types.is_list(array.type):
+        values = canonical(array.values.slice(0, end))
+        return pa.Array.from_buffers(array.type, len(array), [None, offsets], children=[values])
+    values = rest[0].slice(0, end) if rest[0] is not None else pa.py_buffer(b"")
+    return pa.Array.from_buffers(array.type, len(array), [None, offsets, values])
 
 
 def _canonical_bool(array: pa.Array) -> pa.Array:
@@ -208,20 +220,6 @@ def _canonical_bool(array: pa.Array) -> pa.Array:
         nulls = array.is_null().to_numpy(zero_copy_only=False)
         return pa.array(array.fill_null(False).to_numpy(zero_copy_only=False), mask=nulls)
     return pa.array(array.to_numpy(zero_copy_only=False))
-
-
-def _is_tight(array: pa.Array) -> bool:
-    if array.offset:
-        return False
-    if pa.types.is_list(array.type):
-        return not len(array) or (array.offsets[0].as_py() == 0 and len(array.values) == array.offsets[-1].as_py())
-    if not (pa.types.is_string(array.type) or pa.types.is_binary(array.type)):
-        return True
-    _, offsets, values = array.buffers()
-    if offsets is None or values is None or not len(array):
-        return False
-    ends = np.frombuffer(offsets, dtype=np.int32, count=len(array) + 1)
-    return bool(ends[0] == 0 and ends[-1] == values.size)
 
 
 def _first_line(error: BaseException) -> str:

@@ -7,7 +7,7 @@ from pydantic import Field
 from proxist.config import ServiceConfig
 
 DEFAULTS = {"name": "persister-0", "grpc_port": 7431, "http_port": 7432}
-"""Where a service that was told nothing listens (SURFACE, Listening)."""
+"""Where a service that was told nothing listens."""
 
 
 class PersisterConfig(ServiceConfig):

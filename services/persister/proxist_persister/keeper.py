@@ -79,9 +79,7 @@ class Keeper:
         """
         deadline = time.monotonic() + timeout_s
         self._set_flag(tenant, table, paused=True)
-        workers = self.workers(tenant or DEFAULT_TENANT, table)
-        for worker in workers:
-            worker.set_paused(True)
+        workers = self._set_paused(tenant, table, paused=True)
         late = [w for w in workers if not w.board.wait_not_at_work(max(0.0, deadline - time.monotonic()))]
         if late:
             raise DeadlineExceeded(
@@ -94,9 +92,16 @@ class Keeper:
     def resume(self, tenant: str, table: str) -> None:
         """Lets a paused table go on, and tries again what stopped one of its shards. Raises NotFound."""
         self._set_flag(tenant, table, paused=False)
-        for worker in self.workers(tenant or DEFAULT_TENANT, table):
-            worker.set_paused(False)
+        for worker in self._set_paused(tenant, table, paused=False):
             worker.resume()
+
+    def _set_paused(self, tenant: str, table: str, *, paused: bool) -> list[ShardWorker]:
+        """The flag, which our catalog shows, at the table's workers; behind a pass that may still go by an older view."""
+        workers = self.workers(tenant or DEFAULT_TENANT, table)
+        with self._lock:
+            for worker in workers:
+                worker.set_paused(paused)
+        return workers
 
     def _set_flag(self, tenant: str, table: str, *, paused: bool) -> None:
         """In etcd, and seen by our catalog: else a pass over an older view would undo it here."""
@@ -121,9 +126,9 @@ class Keeper:
             self._wake.wait(PERIOD_S)
 
     def _pass(self) -> None:
-        tables = self._tools.catalog.tables()
-        wanted = jobs(tables)
         with self._lock:
+            tables = self._tools.catalog.tables()  # under the lock: what is older than a command is applied before it
+            wanted = jobs(tables)
             ended = {shard for shard, worker in self._workers.items() if not worker.alive}
             for shard in (self._workers.keys() - wanted.keys()) | ended:
                 worker = self._workers.pop(shard)

@@ -311,8 +311,8 @@ class ShardWorker:
         _log.error(
             "persisting stopped", table=self.table.name, shard=self.shard, error=error.message, details=error.details
         )
+        self._resumed.clear()  # before anybody can see that there is something to resume
         self.board.enter(progress.STOPPED, error)
-        self._resumed.clear()
         while not (self._stop.is_set() or self._resumed.is_set()):
             self._poked.wait()
             self._poked.clear()

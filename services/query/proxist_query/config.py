@@ -7,7 +7,7 @@ from pydantic import Field
 from proxist.config import ServiceConfig
 
 DEFAULTS = {"name": "query-0", "flight_port": 8815, "grpc_port": 7421, "http_port": 7422}
-"""Where a service that was told nothing listens (SURFACE, Listening)."""
+"""Where a service that was told nothing listens."""
 
 
 class QueryConfig(ServiceConfig):

@@ -34,9 +34,6 @@ from proxist_query.remote import Remote
 from proxist_query.runner import Runner
 from proxist_query.servicer import SERVICE_NAME, QueryServicer
 
-PROGRESS_S = 2.0
-"""How often a start that waits says what for."""
-
 log = structlog.get_logger("proxist.query")
 
 
@@ -158,24 +155,17 @@ class QueryNode:
         self._session = self._closing(
             NodeSession(self._client, replace(record, state="starting"), ttl_s=self._config.lease_ttl_s).start()
         )
-        self._wait("etcd", self._session.wait_gained)
-        self._wait("etcd's catalog", lambda wait_s: self._catalog.mirror.wait_until(self._is_current, wait_s))
+        self._lifeline.wait("etcd", self._session.wait_gained, etcd=self._config.etcd)
+        self._lifeline.wait(
+            "etcd's catalog",
+            lambda wait_s: self._catalog.mirror.wait_until(self._is_current, wait_s),
+            etcd=self._config.etcd,
+        )
 
     def _is_current(self, _view: Any) -> bool:
         """The mirror shows our own registration, so it is not older than this process."""
         node = self._catalog.node(self.name) if self._catalog.mirror.synced else None
         return node is not None and node.pid == os.getpid()
-
-    def _wait(self, what: str, arrived: Any) -> None:
-        """Wait for `arrived(seconds)`, saying so; ends early when the process is to stop."""
-        began = said = time.monotonic()
-        while not arrived(0.25):
-            if self._lifeline.ended.is_set():
-                raise self._lifeline.error or Unavailable(f"Stopped while waiting for {what}.")
-            now = time.monotonic()
-            if now - said >= PROGRESS_S:
-                log.info(f"waiting for {what}", etcd=self._config.etcd, seconds=round(now - began))
-                said = now
 
     def _endpoints(self) -> dict[str, str]:
         return self._config.advertised(

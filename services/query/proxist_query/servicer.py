@@ -72,7 +72,7 @@ class QueryServicer(pb_grpc.QueryServiceServicer):
 
 
 def query_of(message: pb.Query) -> Query:
-    """The message as SURFACE's JSON query. Raises InvalidArgument as `parse_query` does."""
+    """The message as the JSON query of docs/api.md. Raises InvalidArgument as `parse_query` does."""
     wire = MessageToDict(message, preserving_proto_field_name=True)
     for verb in ("scan", "asof"):
         scan = wire.get(verb, {}).get("left") if verb == "asof" else wire.get(verb)
