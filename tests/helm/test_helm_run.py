@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import json
 import re
 import subprocess
@@ -26,14 +27,30 @@ def test_the_hook_runs_the_script_as_the_services_run() -> None:
 
 
 @pytest.mark.cluster
-def test_the_hooks_script_writes_a_row_and_reads_it_back(tmp_path: Path) -> None:
-    with LocalCluster(tmp_path) as cluster:
+def test_the_hooks_script_writes_a_row_and_reads_it_back(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """With tokens, as the hook's pod does it; the notes' command then makes the first token."""
+    secret = tmp_path / "cluster-secret"
+    secret.write_bytes(base64.b64decode(named(render({}), "Secret", "auth")["data"]["cluster-secret"]))
+    secret.chmod(0o600)
+    monkeypatch.setenv("PROXIST_AUTH", "tokens")
+    monkeypatch.setenv("PROXIST_CLUSTER_SECRET_FILE", str(secret))
+    with LocalCluster(tmp_path / "data") as cluster:
         uri = cluster.endpoints["query"][0]["flight"]
-        run = subprocess.run(
-            [sys.executable, str(CHART / "files" / "roundtrip.py"), uri], capture_output=True, text=True, timeout=60
-        )
+        run = _run(str(CHART / "files" / "roundtrip.py"), uri)
+        assert "read back" in run
+        notes = (CHART / "templates" / "NOTES.txt").read_text()
+        (arguments,) = re.findall("-- pxctl (auth create-token .*)", notes)
+        monkeypatch.setenv("PROXIST_CONTROLPLANE", cluster.endpoints["controlplane"]["grpc"])
+        token = _run("-m", "proxist.cli.pxctl", *arguments.split()).strip()
+        monkeypatch.delenv("PROXIST_CLUSTER_SECRET_FILE")
+        monkeypatch.setenv("PROXIST_TOKEN", token)
+        assert "read back" in _run(str(CHART / "files" / "roundtrip.py"), uri)
+
+
+def _run(*arguments: str) -> str:
+    run = subprocess.run([sys.executable, *arguments], capture_output=True, text=True, timeout=60)
     assert run.returncode == 0, run.stderr
-    assert "read back" in run.stdout
+    return run.stdout
 
 
 def test_etcd_starts_with_the_charts_command_line(tmp_path: Path) -> None:
