@@ -1,2 +1,1 @@
-"""What a process says about itself. In: events of the code. Out: log lines, spans, the metrics of each page."""
-to an OTLP collector where the OTEL_* variables say so (`setup`, `tracing`, `spans`), figures on /metrics (`metrics`)."""
+"""What a process says about itself. In: events of the code. Out: log lines on stderr (traces and metrics join later)."""
