@@ -12,7 +12,7 @@ from benchmarks import cluster, engine, floors, others
 from benchmarks.report import Report
 from benchmarks.rows import make_rows
 
-PARTS = ("engine", "others", "cluster")
+PARTS = ("engine", "others", "cluster", "telemetry")
 
 
 def main() -> None:
@@ -36,6 +36,10 @@ def main() -> None:
 
             with demo_cluster() as endpoints:
                 cluster.measure(report, rows, found, endpoints)
+        if "telemetry" in wanted:
+            from benchmarks import telemetry
+
+            telemetry.measure(report, rows)
 
 
 if __name__ == "__main__":

@@ -22,7 +22,14 @@ from pydantic_settings import BaseSettings, SettingsConfigDict
 from proxist.errors import ConfigError
 
 ENV_PREFIX = "PROXIST_"
-NOT_SETTINGS = ("PROXIST_CONFIG", "PROXIST_TOKEN", "PROXIST_CONTROLPLANE", "PROXIST_ETCD_BINARY", "PROXIST_TEST_")
+NOT_SETTINGS = (
+    "PROXIST_CONFIG",
+    "PROXIST_TOKEN",
+    "PROXIST_CONTROLPLANE",
+    "PROXIST_ETCD_BINARY",
+    "PROXIST_KERNEL_CACHE",
+    "PROXIST_TEST_",
+)
 """Variables (or their beginnings) of programs and tests, which are not settings of a service."""
 
 

@@ -109,7 +109,7 @@ def test_the_helm_binary_agrees(case: str, tmp_path: Path) -> None:
     values = tmp_path / "values.yaml"
     values.write_text(yaml.safe_dump(VALUES[case]))
     subprocess.run([HELM, "lint", "--strict", str(CHART), "-f", str(values)], check=True, capture_output=True)
-    command = [HELM, "template", RELEASE, str(CHART), "-n", NAMESPACE, "-f", str(values)]
+    command = [HELM, "template", RELEASE, str(CHART), "-n", NAMESPACE, "-f", str(values), "--kube-version", "1.34.0"]
     text = subprocess.run(command, check=True, capture_output=True, text=True).stdout
     assert _comparable(list(documents(iter([text])))) == _comparable(render(VALUES[case]))
 

@@ -203,7 +203,8 @@ def test_every_service_takes_the_config_that_the_chart_gives_it(case: str) -> No
         }
         fields = chart_schema.SERVICES[role].model_fields
         if "tls_cert" not in fields:
-            file = {name: value for name, value in file.items() if not name.startswith("tls_")} | {"insecure": True}
+            variables = {name: value for name, value in variables.items() if "_TLS_" not in name}
+            file |= {"insecure": True}
         config = load(chart_schema.SERVICES[role], env=variables, defaults=file)
         assert config.name.startswith("rel-pod-0"), owner
         assert config.advertise_host

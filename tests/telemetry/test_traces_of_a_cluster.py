@@ -21,6 +21,7 @@ from opentelemetry.sdk.trace.sampling import ALWAYS_ON
 from pyarrow import flight
 
 import proxist
+from proxist.pb import ingest_pb2, ingest_pb2_grpc
 from proxist.pb import query_pb2 as pb
 from proxist.pb import query_pb2_grpc as pb_grpc
 from proxist.rpc.service import parse_ready_line
@@ -281,6 +282,21 @@ def slow_node(traced: LocalCluster, tmp_path: Path) -> Iterator[tuple[str, Path]
     process.stdout.close()
 
 
+def test_a_failed_grpc_call_is_a_failed_span_with_its_status(traced: LocalCluster, collector: Collector) -> None:
+    traceparent, trace_id, _ = context()
+    with grpc.insecure_channel(traced.endpoints["ingest"][0]["grpc"]) as channel:
+        stub = ingest_pb2_grpc.IngestServiceStub(channel)
+        with pytest.raises(grpc.RpcError):
+            stub.Flush(
+                ingest_pb2.FlushRequest(table="no_such_table"), metadata=[("traceparent", traceparent)], timeout=20
+            )
+    assert collector.wait(len, WAIT_S, trace_id)
+    (span,) = collector.spans(trace_id)
+    assert span.failed
+    assert span.attributes["rpc.response.status_code"] == "NOT_FOUND"
+    assert span.attributes["error.type"] == "NOT_FOUND"
+
+
 def test_log_lines_carry_the_trace_and_slow_queries_their_plan(slow_node: tuple[str, Path]) -> None:
     traceparent, trace_id, _ = context()
     address, log = slow_node
@@ -317,8 +333,6 @@ def test_no_span_and_no_log_line_has_a_symbol_or_a_path(traced: LocalCluster, co
 
 def evicted(cluster: LocalCluster, table: str) -> None:
     """Everything persisted, and RAM empty."""
-    from proxist.pb import ingest_pb2, ingest_pb2_grpc
-
     with grpc.insecure_channel(cluster.endpoints["ingest"][0]["grpc"]) as channel:
         stub = ingest_pb2_grpc.IngestServiceStub(channel)
         stub.Flush(ingest_pb2.FlushRequest(table=table, wait=True, timeout_ms=10_000), timeout=20)

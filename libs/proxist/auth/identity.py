@@ -144,9 +144,10 @@ class Caller:
     def denied(self, table: str | None = None) -> PermissionDenied:
         """The one refusal: it says what the caller asked for and nothing of what exists."""
         verb = _VERBS[self.rule.action]
+        ask = self.rule.action if self.rule.action in ROLES["admin"] else Action.READ
         what = "do this" if table is None else f"{verb} table {table!r}, or there is no such table"
         return PermissionDenied(
-            f"This token may not {what}. Look at what it may with `pxctl auth can-i {self.rule.action} TABLE`, and ask "
+            f"This token may not {what}. Look at what it may with `pxctl auth can-i {ask} TABLE`, and ask "
             "an administrator of your tenant for a token with that right."
         )
 

@@ -116,12 +116,13 @@ class GrpcTracing(grpc.ServerInterceptor):
 
 def _single(method: Any, name: str, carrier: dict[str, str]) -> Callable[[Any, Any], Any]:
     def call(request: Any, context: Any) -> Any:
-        with tracing.serve(name, carrier, rpc_attributes(name)) as span:
-            try:
-                answer = method(request, context)
-            finally:
-                _grpc_status(span, context)
-            return answer
+        span = tracing.serve(name, carrier, rpc_attributes(name))
+        try:
+            with span.current():
+                return method(request, context)
+        finally:
+            _grpc_status(span, context)
+            span.end()
 
     return call
 
@@ -149,7 +150,7 @@ def _grpc_status(span: Span, context: Any) -> None:
     code = context.code() or grpc.StatusCode.OK
     span.set("rpc.response.status_code", code.name)
     if code is not grpc.StatusCode.OK:
-        span.set("error.type", code.name)
+        span.fail(code.name)
 
 
 # ---- HTTP -------------------------------------------------------------------------------------------------------------
@@ -179,7 +180,7 @@ class HttpTracing:
                         span.set("http.route", path)
                         span.set("url.path", path)
                     if message["status"] >= 500:
-                        span.set("error.type", str(message["status"]))
+                        span.fail(str(message["status"]))
                 await send(message)
 
             await self._app(scope, receive, sending)

@@ -166,7 +166,7 @@ def end(name: str, error: ProxistError | None) -> NoReturn:
     """End the process now, without waiting for threads: one that a client blocks would never be joined."""
     setup.flush()
     if error is not None:
-        print(f"error {name}: {error.message}", file=sys.stderr)
+        print(logs.without_secrets(f"error {name}: {error.message}"), file=sys.stderr)
     sys.stdout.flush()
     sys.stderr.flush()
     os._exit(0 if error is None else exit_code(error))

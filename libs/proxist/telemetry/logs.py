@@ -77,6 +77,11 @@ def add_trace(_logger: object, _method: str, event: structlog.typing.EventDict) 
     return event
 
 
+def without_secrets(text: str) -> str:
+    """For what is written beside the log."""
+    return Scrubber({}).text(text)
+
+
 class Scrubber:
     """A processor that takes secrets and this machine's paths out of an event."""
 

@@ -88,9 +88,9 @@ class Recorded:
         if self.recording and value is not None:
             self._span.set_attribute(name, value)
 
-    def fail(self, error: BaseException) -> None:
+    def fail(self, error: BaseException | str) -> None:
         if self.recording:
-            self._span.set_attribute("error.type", error_type(error))
+            self._span.set_attribute("error.type", error if isinstance(error, str) else error_type(error))
             self._span.set_status(StatusCode.ERROR)
 
     def step(self, name: str, start_ns: int, end_ns: int, attributes: Attributes | None = None) -> None:

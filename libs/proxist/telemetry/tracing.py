@@ -42,8 +42,8 @@ class Span(Protocol):
     def set(self, name: str, value: Any) -> None:
         """An attribute; None sets none."""
 
-    def fail(self, error: BaseException) -> None:
-        """The operation failed: `error.type` says as what."""
+    def fail(self, error: BaseException | str) -> None:
+        """The operation failed: `error.type` says as what, a text as it is and an error by its code."""
 
     def step(self, name: str, start_ns: int, end_ns: int, attributes: Attributes | None = None) -> None:
         """A child that is over already; wall time."""
@@ -69,7 +69,7 @@ class _Off:
     def set(self, name: str, value: Any) -> None:
         pass
 
-    def fail(self, error: BaseException) -> None:
+    def fail(self, error: BaseException | str) -> None:
         pass
 
     def step(self, name: str, start_ns: int, end_ns: int, attributes: Attributes | None = None) -> None:

@@ -2,7 +2,7 @@
 
     python roundtrip.py grpc://query:8815
 
-The token is PROXIST_TOKEN's, or one that is signed with the cluster's secret in CLUSTER_SECRET_FILE.
+The token is PROXIST_TOKEN's, or one that is signed with the cluster's secret in PROXIST_CLUSTER_SECRET_FILE.
 """
 
 import datetime
@@ -17,7 +17,7 @@ COLUMNS = {"ts": "timestamp[ns, tz=UTC]", "symbol": "string", "price": "double"}
 
 
 def token() -> str | None:
-    secret = os.environ.pop("CLUSTER_SECRET_FILE", "")
+    secret = os.environ.get("PROXIST_CLUSTER_SECRET_FILE")
     if not secret:
         return os.environ.get("PROXIST_TOKEN")
     from pathlib import Path

@@ -36,12 +36,6 @@
 {{- $_ := set $config "insecure" true -}}
 {{- else -}}
 {{- $_ := set $config "auth" "tokens" -}}
-{{- $_ := set $config "cluster_secret_file" "/etc/proxist/auth/cluster-secret" -}}
-{{- end -}}
-{{- if include "proxist.tls" $ -}}
-{{- $_ := set $config "tls_cert" "/etc/proxist/tls/tls.crt" -}}
-{{- $_ := set $config "tls_key" "/etc/proxist/tls/tls.key" -}}
-{{- $_ := set $config "tls_ca" "/etc/proxist/tls/ca.crt" -}}
 {{- end -}}
 {{ toYaml $config }}
 {{- end -}}
@@ -120,6 +114,7 @@ env:
   {{- end }}
   - name: PROXIST_CLICKHOUSE
     valueFrom: {secretKeyRef: {name: {{ include "proxist.clickhouseSecret" $ }}, key: url}}
+  {{- include "proxist.identity" $ | nindent 2 }}
   - name: OTEL_SERVICE_NAME
     value: proxist-{{ .role }}
   {{- range $name, $value := merge (dict) $values.env $.Values.otel }}
@@ -169,6 +164,22 @@ volumeMounts:
   {{- range .mounts }}
   - {{ toJson . }}
   {{- end }}
+{{- end -}}
+
+{{/* Variables and not the config file: pxctl reads them too, so that `kubectl exec … -- pxctl status` needs no flags. */}}
+{{- define "proxist.identity" -}}
+{{- if not .Values.insecure }}
+- name: PROXIST_CLUSTER_SECRET_FILE
+  value: /etc/proxist/auth/cluster-secret
+{{- end }}
+{{- if include "proxist.tls" . }}
+- name: PROXIST_TLS_CERT
+  value: /etc/proxist/tls/tls.crt
+- name: PROXIST_TLS_KEY
+  value: /etc/proxist/tls/tls.key
+- name: PROXIST_TLS_CA
+  value: /etc/proxist/tls/ca.crt
+{{- end }}
 {{- end -}}
 
 {{/* (list $ roles): the volumes of a pod whose containers have these roles */}}

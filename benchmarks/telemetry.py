@@ -1,0 +1,149 @@
+"""What telemetry costs: acks and last-by with it off, with metrics scraped, with traces sampled at 1 % and at 100 %."""
+
+from __future__ import annotations
+
+import os
+import threading
+import time
+import urllib.request
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import proxist
+from benchmarks.floors import BATCH_ROWS
+from benchmarks.report import Latency, Report, latency
+from benchmarks.rows import SPEC, Rows
+from proxist.cli.demo_cluster import demo_cluster
+from proxist.telemetry import tracing
+from proxist.telemetry.collector import Collector
+
+SCRAPE_S = 1.0
+ROUNDS = 3
+"""Each figure is the best p50 of these: on a shared machine the noise between rounds is larger than what is measured."""
+SHARES = {"tracing at 1 %": "0.01", "tracing at 100 %": "1.0"}
+"""With tracing the metrics are scraped too."""
+Figures = dict[str, Latency]
+
+
+def measure(report: Report, rows: Rows) -> None:
+    """A cluster for off and scraped, turn by turn, and one per share of traces: a service decides that at its start."""
+    _switched_off(report)
+    off, scraped = _scraped_or_not(rows)
+    found = {
+        "off": off,
+        "metrics only": scraped,
+        **{mode: _traced(share, rows) for mode, share in SHARES.items()},
+    }
+    for what in off:
+        report.section(f"telemetry's price: {what} (ratio: to off)")
+        for mode, figures in found.items():
+            one = figures[what]
+            report.timed(mode, one, off[what].p50_s, _percent(one.p50_s, off[what].p50_s))
+
+
+def _switched_off(report: Report) -> None:
+    """Every place where a traced write or query would make a span, while tracing is off."""
+    tracing.decide(None)
+
+    def places() -> None:
+        with tracing.serve("door", None), tracing.span("query.run") as span:
+            span.set("a", 1)
+            with tracing.span("hot.read"), tracing.outgoing("SELECT"):
+                tracing.headers()
+        tracing.traceparent()
+        tracing.on()
+
+    repeat = 1_000
+    found = latency(lambda: [places() for _ in range(repeat)], for_s=0.3)
+    tracing.undecide()
+    report.section("tracing switched off")
+    each = Latency(found.p50_s / repeat, found.p99_s / repeat, found.count * repeat)
+    report.timed("all places of a call together (target < 2 µs)", each)
+
+
+def _scraped_or_not(rows: Rows) -> tuple[Figures, Figures]:
+    """Metrics are counted in any case; what they cost beside that is the scrape."""
+    off: Figures = {}
+    scraped: Figures = {}
+    with demo_cluster() as endpoints, _loaded(endpoints, rows) as connection:
+        for _ in range(ROUNDS):
+            _merge(off, _figures(connection, rows, rounds=1))
+            with _scraping(endpoints):
+                _merge(scraped, _figures(connection, rows, rounds=1))
+    return off, scraped
+
+
+def _traced(share: str, rows: Rows) -> Figures:
+    with _tracing(share), demo_cluster() as endpoints, _loaded(endpoints, rows) as connection, _scraping(endpoints):
+        return _figures(connection, rows)
+
+
+@contextmanager
+def _loaded(endpoints: dict[str, Any], rows: Rows) -> Iterator[Any]:
+    with proxist.connect(endpoints["query"][0]["flight"]) as connection:
+        connection.create_table(SPEC)
+        connection.table(SPEC.name).write(rows.table.slice(0, 100_000))
+        yield connection
+
+
+def _figures(connection: Any, rows: Rows, rounds: int = ROUNDS) -> Figures:
+    batch = rows.table.slice(0, BATCH_ROWS).combine_chunks().to_batches()[0]
+    one = [rows.keys[len(rows.keys) // 2]]
+    found: Figures = {}
+    for level in ("os", "disk"):
+        connection.create_table({**SPEC.to_json(), "name": f"priced_{level}", "durability": level})
+    for _ in range(rounds):
+        for level in ("os", "disk"):
+            with connection.table(f"priced_{level}").writer() as writer:
+                _merge(found, {f"ack, {level}": latency(lambda: writer.write(batch))})
+        with connection.session() as session:
+            _merge(found, {"last_by, one key, session": latency(lambda: session.last_by(SPEC.name, one, ["price"]))})
+        _merge(found, {"last_by, one key, DoGet": latency(lambda: connection.last_by(SPEC.name, one, ["price"]))})
+    return found
+
+
+def _merge(best: Figures, new: Figures) -> None:
+    for what, one in new.items():
+        if what not in best or one.p50_s < best[what].p50_s:
+            best[what] = one
+
+
+@contextmanager
+def _tracing(share: str) -> Iterator[None]:
+    """What the cluster's processes are started with, and the collector that they send to."""
+    sampler = {"OTEL_TRACES_SAMPLER": "parentbased_traceidratio", "OTEL_TRACES_SAMPLER_ARG": share}
+    before = dict(os.environ)
+    with Collector() as collector:
+        os.environ.update({**sampler, "OTEL_EXPORTER_OTLP_ENDPOINT": collector.endpoint})
+        try:
+            yield
+        finally:
+            os.environ.clear()
+            os.environ.update(before)
+
+
+@contextmanager
+def _scraping(endpoints: dict[str, Any]) -> Iterator[None]:
+    """Every service's /metrics each second, as Prometheus would."""
+    parts = [*endpoints["query"], *endpoints["ingest"], endpoints["persister"], endpoints["controlplane"]]
+    ended = threading.Event()
+
+    def scrape() -> None:
+        while not ended.is_set():
+            began = time.monotonic()
+            for part in parts:
+                urllib.request.urlopen(f"{part['http']}/metrics", timeout=10).read()
+            ended.wait(max(0.0, SCRAPE_S - (time.monotonic() - began)))
+
+    thread = threading.Thread(target=scrape, name="scrape")
+    thread.start()
+    try:
+        yield
+    finally:
+        ended.set()
+        thread.join()
+
+
+def _percent(found_s: float, off_s: float) -> str:
+    return f"{100 * (found_s / off_s - 1):+.1f} %"

@@ -1,0 +1,103 @@
+"""One cluster with auth, two tenants, and a token of every kind."""
+
+from __future__ import annotations
+
+import secrets
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pytest
+
+import proxist
+from proxist.auth.cluster import ClusterSecret
+from proxist.auth.identity import parse_grant
+from proxist.auth.store import create_token, revoke_token
+from proxist.etcd import EtcdClient
+from proxist.testing.cluster import LocalCluster
+
+TABLE = "acmefills"
+CANARY_TABLE, CANARY_SYMBOL = "umbraledger7f3", "CNRYSYM7F3"
+DAY_NS = 86_400 * 10**9
+
+
+@dataclass
+class Guarded:
+    """`tokens`: by kind; None is no token."""
+
+    cluster: LocalCluster
+    secret: str
+    tokens: dict[str, str | None]
+    etcd: EtcdClient
+
+    @property
+    def endpoints(self) -> dict[str, Any]:
+        return self.cluster.endpoints
+
+    def token(self, tenant: str, *grants: str, life_ns: int = DAY_NS, now_ns: int | None = None) -> str:
+        token, _ = create_token(
+            self.etcd,
+            tenant=tenant,
+            grants=[parse_grant(grant) for grant in grants],
+            expires_in_ns=life_ns,
+            now_ns=now_ns,
+        )
+        return token
+
+
+def spec(name: str) -> dict[str, Any]:
+    columns = [("ts", "timestamp[ns, tz=UTC]"), ("symbol", "string"), ("price", "double")]
+    return {
+        "name": name,
+        "time": "ts",
+        "key": "symbol",
+        "columns": [{"name": name, "type": type_} for name, type_ in columns],
+    }
+
+
+def rows(symbol: str) -> pa.Table:
+    times = pa.array([1_000, 2_000], pa.timestamp("ns", tz="UTC"))
+    return pa.table({"ts": times, "symbol": [symbol, symbol], "price": [1.0, 2.0]})
+
+
+@pytest.fixture(scope="session")
+def guarded(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Guarded]:
+    base: Path = tmp_path_factory.mktemp("guarded")
+    secret = secrets.token_hex(32)
+    (base / "secret").write_text(secret + "\n")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("PROXIST_AUTH", "tokens")
+        patch.setenv("PROXIST_CLUSTER_SECRET_FILE", str(base / "secret"))
+        cluster = LocalCluster(base / "data").start()
+    etcd = EtcdClient(cluster.endpoints["etcd"])
+    try:
+        found = Guarded(cluster, secret, {}, etcd)
+        ended = found.token("acme", "admin")
+        revoke_token(etcd, ended.split("_")[1], None)
+        found.tokens = {
+            "none": None,
+            "garbage": "px_not-a-token",
+            "unknown": "px_" + "0" * 12 + "_" + "0" * 48,
+            "expired": found.token("acme", "admin", life_ns=1, now_ns=time.time_ns() - DAY_NS),
+            "revoked": ended,
+            "wrong tenant": found.token("umbra", "admin"),
+            "other tables": found.token("acme", "admin:other*"),
+            "reader": found.token("acme", "reader"),
+            "writer": found.token("acme", "writer"),
+            "operator": found.token("acme", "operator"),
+            "admin": found.token("acme", "admin"),
+            "cluster": found.token("*", "operator"),
+            "internal": ClusterSecret((secret,)).sign("test-0"),
+        }
+        uri = cluster.endpoints["query"][0]["flight"]
+        for tenant, name, symbol in (("admin", TABLE, "A"), ("wrong tenant", CANARY_TABLE, CANARY_SYMBOL)):
+            with proxist.connect(uri, token=found.tokens[tenant]) as connection:
+                connection.create_table(spec(name)).write(rows(symbol))
+                connection.flush(name)
+        yield found
+    finally:
+        etcd.close()
+        cluster.stop()
