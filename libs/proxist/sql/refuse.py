@@ -8,7 +8,7 @@ from proxist.errors import InvalidArgument
 from proxist.sql.functions import function_name, is_refused, words
 
 SETTINGS_ALLOWED = words(
-    "join_use_nulls group_by_use_nulls max_threads max_block_size max_execution_time max_memory_usage "
+    "join_use_nulls group_by_use_nulls max_threads max_block_size "
     "any_join_distinct_right_table_keys join_algorithm aggregate_functions_null_for_empty "
     "union_default_mode intersect_default_mode except_default_mode"
 )
@@ -35,6 +35,10 @@ def _refuse_bare_in(node: exp.In) -> None:
     """`x IN name` and `x IN (name)` read a table of that name, past the cut; only a WITH expression is a value there."""
     items = node.expressions or []
     field = node.args.get("field") or (items[0] if len(items) == 1 else None)
+    while isinstance(field, exp.Paren | exp.Alias | exp.Tuple | exp.Struct) and (
+        isinstance(field, exp.Paren | exp.Alias) or len(field.expressions) == 1
+    ):
+        field = field.this if isinstance(field, exp.Paren | exp.Alias) else field.expressions[0]
     if isinstance(field, exp.Anonymous) and field.name.lower() not in ("array", "tuple"):
         raise InvalidArgument(f"`IN {field.name}(…)` is refused. Write IN (SELECT … FROM …), or has(array, x).")
     if not isinstance(field, exp.Column):
