@@ -70,6 +70,7 @@ def rendered(text: str) -> str:
         ("SELECT symbol GLOBAL NOT IN trades FROM quotes", InvalidArgument, "IN"),
         ("SELECT symbol IN ((trades)) FROM quotes", InvalidArgument, "IN"),
         ("SELECT 1 IN (((system.one)))", InvalidArgument, "IN"),
+        ("SELECT t.COLUMNS('o') FROM trades AS t", InvalidArgument, "COLUMNS"),
         ("SELECT * FROM trades AS t(a, b, c)", InvalidArgument, "names for its columns"),
         ("SELECT count() FROM trades WHERE symbol = '\\xc3\\xa9'", InvalidArgument, "unhex"),
         ("SELECT 1 SETTINGS max_execution_time = 0", InvalidArgument, "max_execution_time"),

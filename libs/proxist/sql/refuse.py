@@ -20,6 +20,8 @@ def refuse_escapes(tree: exp.Expr) -> None:
         name = function_name(node)
         if name is not None and is_refused(name):
             raise InvalidArgument(f"Function {name + '()'!r} is refused: it reaches outside your tables. Leave it out.")
+        if name is not None and name.upper() == "COLUMNS":
+            raise InvalidArgument("`t.COLUMNS(…)` is not taken. Write COLUMNS(…), t.*, or the columns' names.")
         if isinstance(node, exp.In):
             _refuse_bare_in(node)
         if isinstance(node, exp.Placeholder | exp.Parameter):
