@@ -1,4 +1,4 @@
-"""The figures of DESIGN's performance budget, each beside the floor of the same run: `make bench`.
+"""The figures, each beside the floor of the same run: `make bench`.
 
 The machine's noise is up to 2x, so only figures of one run may be compared.
 """

@@ -1,4 +1,4 @@
-"""The naive model of a hot set: a list of rows and the definitions of DESIGN, taken literally."""
+"""The naive model of a hot set: a list of rows and the definitions of docs/architecture.md, taken literally."""
 
 from __future__ import annotations
 

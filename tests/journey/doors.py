@@ -1,4 +1,4 @@
-"""The public doors as a stranger would use them: raw Arrow Flight, no SDK, so that the tests depend on SURFACE alone."""
+"""The public doors as a stranger would use them: raw Arrow Flight, no SDK, so that the tests depend on docs/api.md alone."""
 
 from __future__ import annotations
 

@@ -305,7 +305,7 @@ def test_calls_beyond_the_limit_are_refused_not_queued(handler: Handler) -> None
 
 
 def test_stop_is_bounded_behind_an_unread_stream(handler: Handler) -> None:
-    """HAZARD 1: Flight's own shutdown would wait for the reader for ever."""
+    """Flight's own shutdown would wait for the reader for ever."""
     door = FlightDoor(handler, "127.0.0.1", 0)
     peer = FlightPeer(door.uri)
     stream = peer.stream({"want": "huge"}, timeout_s=60.0)

@@ -116,6 +116,9 @@ def test_a_token_above_the_end_of_its_sealed_log_is_lost() -> None:
         with pytest.raises(TokenLost, match=r"\[8, 9\)") as raised:
             ask(made, **beside)
         assert raised.value.details == {"shard": 1, "lost_first": 8, "lost_end": 9}
+    both = {"as_of": token(s1=(1, 9)), "freshness": {"min_token": token(s1=(2, 10))}}
+    with pytest.raises(TokenLost, match=r"\[8, 9\)"):  # the later mark, of the next epoch, hides nothing
+        ask(made, **both)
     assert ask(made, as_of=token(s1=(1, 8))).rows.num_rows == 8
 
 

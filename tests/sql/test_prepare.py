@@ -68,6 +68,12 @@ def rendered(text: str) -> str:
         ("SELECT symbol IN trades FROM quotes", InvalidArgument, "IN"),
         ("SELECT symbol IN (trades) FROM quotes", InvalidArgument, "IN"),
         ("SELECT symbol GLOBAL NOT IN trades FROM quotes", InvalidArgument, "IN"),
+        ("SELECT symbol IN ((trades)) FROM quotes", InvalidArgument, "IN"),
+        ("SELECT 1 IN (((system.one)))", InvalidArgument, "IN"),
+        ("SELECT t.COLUMNS('o') FROM trades AS t", InvalidArgument, "COLUMNS"),
+        ("SELECT * FROM trades AS t(a, b, c)", InvalidArgument, "names for its columns"),
+        ("SELECT count() FROM trades WHERE symbol = '\\xc3\\xa9'", InvalidArgument, "unhex"),
+        ("SELECT 1 SETTINGS max_execution_time = 0", InvalidArgument, "max_execution_time"),
         ("SELECT notIn(symbol, trades) FROM quotes", InvalidArgument, "notIn"),
         ("SELECT 1 IN url('http://x')", InvalidArgument, "url"),
         ("SELECT 1 IN file('/etc/passwd')", InvalidArgument, "file"),
@@ -141,6 +147,13 @@ def test_a_common_table_hides_a_table_of_its_name_only_where_it_is_visible() -> 
         ("ts >= '2024-01-01T00:00:00+01:00'", Bounds()),
         ("symbol = lower('A')", Bounds()),
         ("symbol NOT IN ('A')", Bounds()),
+        # DateTime wraps where its 32 bits end, and text plus an interval has milliseconds only.
+        ("ts < toDateTime('1960-01-01')", Bounds()),
+        ("ts >= toDateTime('2200-01-01 00:00:00')", Bounds()),
+        ("ts < toDate('1960-01-01')", Bounds()),
+        ("ts < toDateTime('1980-01-01') - INTERVAL 9999 DAY", Bounds()),
+        ("ts > '2024-01-01 00:00:00.123456789' + INTERVAL 1 SECOND", Bounds()),
+        ("ts = '1800-01-01'", Bounds()),
     ],
 )
 def test_bounds_are_what_the_conjuncts_prove(where: str, bounds: Bounds) -> None:
@@ -160,6 +173,9 @@ def test_bounds_are_what_the_conjuncts_prove(where: str, bounds: Bounds) -> None
         "SELECT count() FROM quotes AS q ASOF JOIN trades AS t ON q.symbol = t.symbol AND q.ts >= t.ts WHERE t.ts < '2024-01-01'",
         "SELECT count() FROM quotes AS q ANY JOIN trades AS t ON q.id = t.id WHERE t.ts < '2024-01-01'",
         "SELECT count() FROM trades AS t JOIN quotes AS q ON q.id = t.id WHERE ts >= '2024-01-01'",
+        "SELECT upper(lower(symbol) AS symbol) FROM trades WHERE symbol = 'a'",
+        "SELECT (price, ts + INTERVAL 1 YEAR AS ts) FROM trades WHERE ts > '2025-01-01'",
+        "SELECT count() FROM trades WHERE (lower(symbol) AS symbol) = symbol AND symbol = 'a'",
         "SELECT count() FROM trades GROUP BY symbol HAVING max(ts) >= '2024-01-01'",
         "SELECT (SELECT count() FROM trades WHERE ts > '2024-01-01'), (SELECT count() FROM trades)",
     ],
@@ -195,6 +211,31 @@ def test_star_is_the_tables_own_columns_and_hidden_ones_can_be_named() -> None:
     assert "* EXCEPT (_log, _offset), _offset FROM" in rendered("SELECT *, _offset FROM trades")
     assert "* EXCEPT (price, _log, _offset)" in rendered("SELECT * EXCEPT (price) FROM trades")
     assert "count(*)" in rendered("SELECT count(*) FROM trades")
+    assert "sipHash64(* EXCEPT (_log, _offset))" in rendered("SELECT sipHash64(*) FROM trades")
+    assert "COLUMNS('o') EXCEPT (_log, _offset)" in rendered("SELECT COLUMNS('o') FROM trades")
+    for text in (
+        "SELECT sipHash64(*) FROM trades",
+        "SELECT count(DISTINCT *) FROM trades",
+        "SELECT COLUMNS('o') FROM trades",
+    ):
+        assert "price" in ready(text).uses[0].columns
+
+
+@pytest.mark.parametrize(
+    ("text", "names"),
+    [
+        ("SELECT argMax(price, ts), any(size), groupArray(3)(price), groupUniqArray(symbol) FROM trades", ()),
+        ("SELECT argMaxArray([price], [ts]), anyState(price) FROM trades", ("argMaxArray()", "anyState()")),
+        ("SELECT quantile(0.5)(price), groupConcat(',')(symbol) FROM trades", ("quantile()", "groupConcat()")),
+        ("SELECT last_value(price) OVER (ORDER BY size) FROM trades", ("last_value()",)),
+        ("SELECT first_value(price) OVER (ORDER BY size) FROM trades", ()),
+        ("SELECT t.price FROM trades AS t ANY LEFT JOIN quotes AS q ON t.id = q.id", ("ANY JOIN",)),
+        ("SELECT groupConcat(',')(price) FROM (SELECT price FROM trades ORDER BY ts)", ()),
+        ("SELECT any(number), quantile(0.5)(number) FROM numbers(3)", ()),
+    ],
+)
+def test_what_depends_on_the_order_of_arrival_is_made_exact_or_named(text: str, names: tuple[str, ...]) -> None:
+    assert set(ready(text).not_repeatable) == set(names)
 
 
 def test_the_clock_is_a_literal_and_the_unrepeatable_is_named() -> None:
@@ -225,6 +266,11 @@ ORDER = "trades.ts ASC, trades.id ASC, trades._offset ASC, trades._log ASC"
         ("SELECT symbol, count() FROM trades GROUP BY symbol", "GROUP BY symbol ORDER BY symbol ASC"),
         ("SELECT symbol, count() AS n FROM trades GROUP BY symbol ORDER BY n DESC LIMIT 1", "ORDER BY n DESC, symbol ASC LIMIT 1"),
         ("SELECT DISTINCT symbol FROM trades", "ORDER BY ALL ASC"),
+        ("SELECT DISTINCT symbol, id FROM trades ORDER BY id LIMIT 2", "ORDER BY id, tuple(symbol, id) ASC LIMIT 2"),
+        ("SELECT DISTINCT ON (symbol) price FROM trades", f"ORDER BY {ORDER}"),
+        ("SELECT price FROM trades LIMIT 1 BY symbol LIMIT 3 OFFSET 1", f"ORDER BY {ORDER} LIMIT 1 BY symbol LIMIT 3 OFFSET 1"),
+        ("SELECT symbol, count() FROM trades GROUP BY ALL", "GROUP BY ALL ORDER BY symbol ASC"),
+        ("SELECT id, count() FROM trades GROUP BY ROLLUP(id)", "ORDER BY id ASC, grouping(id) ASC"),
         ("SELECT count() FROM trades", "FROM (T) AS trades"),
         ("SELECT price FROM trades ORDER BY price LIMIT 2 WITH TIES", "ORDER BY price LIMIT 2 WITH TIES"),
         ("SELECT price FROM trades ORDER BY ts WITH FILL", "ORDER BY ts WITH FILL"),

@@ -92,7 +92,7 @@ def status(context: typer.Context) -> None:
         nodes = [node_row(node) for node in answer.nodes]
         shards = [watermark_row(mark, lag=True) for mark in answer.shards]
         silent = _silent_shards(control, {mark.shard for mark in answer.shards})
-        tables = {"nodes": nodes, "\nshards": [_readable(row) for row in shards]}
+        tables = {"nodes": [_brief(node) for node in nodes], "\nshards": [_readable(row) for row in shards]}
         if silent:
             tables["\nshards whose owner does not answer"] = silent
         show({"nodes": nodes, "shards": shards, "silent": silent}, tables)
@@ -255,6 +255,12 @@ def _calling(context: typer.Context) -> Iterator[tuple[ControlPlane, Callable[..
 
 calling = _calling
 """For commands in other files."""
+
+
+def _brief(node: dict[str, Any]) -> dict[str, Any]:
+    """What fits into 80 columns: addresses without schemes, and no role: names say it (-o json has all)."""
+    addresses = {door: node[door].rpartition("//")[2] for door in ("flight", "grpc", "http")}
+    return {name: value for name, value in {**node, **addresses}.items() if name != "role"}
 
 
 def _silent_shards(control: ControlPlane, answering: set[int]) -> list[dict[str, Any]]:

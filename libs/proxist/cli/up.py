@@ -67,14 +67,17 @@ def _print_table(status: Status, data_dir: Path) -> None:
     from rich.console import Console
     from rich.table import Table
 
-    table = Table("part", "pid", "Flight", "gRPC", "HTTP", title="Proxist is up", title_justify="left")
+    print("Proxist is up", end="\n\n")
+    table = Table("part", "pid", "Flight", "gRPC", "HTTP", box=None, pad_edge=False)
     for name, part in sorted(status.items()):
-        table.add_row(name, str(part["pid"]), part.get("flight", ""), part.get("grpc", ""), part.get("http", ""))
+        # Without schemes, so that the whole address fits into 80 columns.
+        doors = (part.get(door, "").rpartition("//")[2] for door in ("flight", "grpc", "http"))
+        table.add_row(name, str(part["pid"]), *doors)
     console = Console(width=None if sys.stdout.isatty() else 120)
-    console.print(table)
+    console.print(table, highlight=False)
     query = next(part for part in status.values() if part["role"] == "query")
     console.print(
-        f'Connect with proxist.connect("{query["flight"]}"); data and logs are in {data_dir}. Ctrl-C ends everything.',
+        f'\nConnect with proxist.connect("{query["flight"]}"); data and logs are in {data_dir}.\nCtrl-C ends everything.',
         highlight=False,
         soft_wrap=True,
     )

@@ -1,7 +1,7 @@
 """The memory itself: a sealed memfd, mapped once per process, seen as arrays of four cell widths.
 
 The owner maps it writable, everybody else read-only. Readers get read-only views in the owner's process too, so that
-one set of compiled kernels serves both (HAZARDS 73). The mapping ends when the last view is dropped.
+one set of compiled kernels serves both. The mapping ends when the last view is dropped.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from proxist.hot import words as w
 from proxist.hot.layout import DESCRIPTOR_BYTES_MAX, HUGE_PAGE, HUGE_REGION_BYTES, PAGE, Layout, layout_from_bytes
 
 _ATTACH_MACHINES = ("x86_64", "AMD64")
-"""Machines whose memory order the reader's protocol was tested on (HAZARDS 71)."""
+"""Machines whose memory order the reader's protocol was tested on."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -58,7 +58,7 @@ class Arena:
         self.fd = os.memfd_create(f"proxist-{layout.spec.name}", os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
         os.fchmod(self.fd, stat.S_IRUSR | stat.S_IWUSR)
         os.ftruncate(self.fd, layout.total_bytes)
-        # not FUTURE_WRITE: it makes MADV_REMOVE fail (HAZARDS 67)
+        # not FUTURE_WRITE: it makes MADV_REMOVE fail
         fcntl.fcntl(self.fd, fcntl.F_ADD_SEALS, fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW)
         self._memory = mmap.mmap(self.fd, layout.total_bytes)
         for region in layout.regions.values():

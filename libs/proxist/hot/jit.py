@@ -3,7 +3,7 @@
 The cache lives in `$PROXIST_KERNEL_CACHE`, else under the environment's prefix, else under `~/.cache`, in a directory
 named by the versions that decide the code and by the kernels' own sources (numba checks only the file of the outermost
 function). The first process to come compiles under a lock; then the directory is marked complete and never written
-again (numba's index is not safe against concurrent writers, HAZARDS 32).
+again (numba's index is not safe against concurrent writers).
 
 Importing any kernel module means compiled: there is no compilation after import.
 """

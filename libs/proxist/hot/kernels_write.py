@@ -1,6 +1,6 @@
 """The writer's kernels: place rows, scatter columns, publish what readers follow.
 
-The order, and the fences that it needs (DESIGN §3.3, HAZARDS 71): a reader that has loaded `end` must find everything
+The order, and the fences that it needs: a reader that has loaded `end` must find everything
 that rows below it depend on, and whatever it finds of newer rows must be harmless.
  1. `place` writes time, seq and offset cells and keeps headers and tails in the writer's private mirror.
  2. the scatters write the other columns.

@@ -1,4 +1,4 @@
-"""The integers of DESIGN's vocabulary, each with a type of its own."""
+"""The integers of the vocabulary (docs/architecture.md), each with a type of its own."""
 
 from __future__ import annotations
 

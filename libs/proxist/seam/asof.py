@@ -35,7 +35,9 @@ class AsofJoin:
     def of(verb: Asof, right: Table) -> AsofJoin:
         """Columns by default: all but the key, which the left row has, and the time, which only naming brings."""
         spec = right.spec
-        asked = verb.columns or tuple(c.name for c in spec.columns if c.name not in (spec.key, spec.time))
+        asked = verb.columns
+        if asked is None:
+            asked = tuple(c.name for c in spec.columns if c.name not in (spec.key, spec.time))
         return AsofJoin(
             columns_of(right, asked, key_carried=False), verb.direction, verb.tolerance_ns, verb.allow_exact
         )

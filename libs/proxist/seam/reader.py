@@ -86,17 +86,19 @@ class ShardReader:
     ) -> ShardPart:
         subject = f"shard {shard} of table {table.name!r}"
         chain = self._catalog.chain(shard, Epoch(0))
-        clamp, least = self._clamp(table, shard), self._least(shard)
-        if least is not None:
-            chain.check(least, subject)
+        clamp, wanted = self._clamp(table, shard), self._wanted(shard)
+        least = max(wanted, key=lambda mark: (mark.end, mark.epoch), default=None)
+        for mark in wanted:
+            chain.check(mark, subject)
         part = self._hot.run(
             shard, op(clamp.end if clamp else None), probes, least.end if least else None, self._rules.freshness.wait_ns
         )
         if part.epoch > chain.newest:
             chain = self._catalog.chain(shard, part.epoch)
-        if least is not None:
+        for mark in wanted:
             # Again, now that the chain knows the epoch which answered: rows that a fail-over lost have no end to reach.
-            chain.check(least, subject)
+            chain.check(mark, subject)
+        if least is not None:
             self._check_reached(part, least, subject)
         part = part if clamp is None else replace(part, epoch=clamp.epoch, end=Offset(min(part.end, clamp.end)))
         # A later read of this query has the same end; its seam may be another one, which gives the same rows.
@@ -118,11 +120,10 @@ class ShardReader:
             )
         return mark
 
-    def _least(self, shard: ShardId) -> Mark | None:
-        """What the shard must have reached: the later of `as_of` and `min_token`."""
-        marks = [t.marks.get(shard) for t in (self._rules.as_of, self._rules.freshness.min_token) if t is not None]
-        known = [mark for mark in marks if mark is not None]
-        return max(known, key=lambda mark: (mark.end, mark.epoch), default=None)
+    def _wanted(self, shard: ShardId) -> list[Mark]:
+        """What the shard must have reached: the marks of `as_of` and `min_token`, each of which may name lost rows."""
+        tokens = [t for t in (self._rules.as_of, self._rules.freshness.min_token) if t is not None]
+        return [token.marks[shard] for token in tokens if shard in token.marks]
 
     def _check_reached(self, part: HotPart, least: Mark, subject: str) -> None:
         as_of = self._rules.as_of is not None

@@ -9,8 +9,8 @@ from __future__ import annotations
 
 from sqlglot import exp
 
-from proxist.sql.functions import aggregate_parts, function_name
-from proxist.sql.order import Ties, in_window
+from proxist.sql.functions import WINDOW_ONLY, aggregate_parts, function_name, words
+from proxist.sql.order import Ties, by_position, frame_of, in_window, reads_tables
 from proxist.sql.scopes import Source, own_nodes, sources
 
 _EXTREMES = {"argmin": "argMin", "min_by": "argMin", "argmax": "argMax", "max_by": "argMax"}
@@ -23,6 +23,20 @@ _RESPECT = {
     "lastvaluerespectnulls": "argMax",
 }  # fmt: skip
 _COMBINATORS = {(): "", ("if",): "If", ("ornull",): "OrNull", ("ordefault",): "OrDefault"}
+_EXTREME_COMBINATORS = _COMBINATORS | {
+    ("state",): "State", ("if", "state"): "IfState", ("state", "if"): "StateIf",
+    ("ornull", "if"): "OrNullIf", ("if", "ornull"): "IfOrNull",
+}  # fmt: skip
+_UNIQUE = words("groupuniqarray grouparraydistinct")
+_IN_ARRIVAL = words(
+    "grouparraylast grouparrayinsertat grouparraymovingsum grouparraymovingavg groupconcat group_concat string_agg "
+    "array_concat_agg deltasum deltasumtimestamp exponentialmovingaverage largesttrianglethreebuckets lttb quantile quantiles median quantiletdigest quantilestdigest "
+    "mediantdigest quantilegk quantilesgk histogram simplelinearregression sequencenextnode sequencematch sequencecount "
+    "windowfunnel singlevalueornull stochasticlinearregression stochasticlogisticregression boundingratio"
+)
+"""Aggregates whose value depends on the order in which rows arrive."""
+_CHOOSE = _FIRSTS | _LASTS | set(_RESPECT)
+_ARRAYS = {"grouparray", "array_agg"}
 _NULL_MAKERS = ("null", "ornull", "nullif")
 
 
@@ -32,34 +46,82 @@ def break_ties(select: exp.Select, ties: Ties) -> None:
     for node in list(own_nodes(select)):
         name = function_name(node)
         parts = aggregate_parts(name) if name is not None else None
-        if parts is None or parts[1] not in _COMBINATORS:
+        if parts is None:
             continue
-        suffix = _COMBINATORS[parts[1]]
-        if parts[0] in _EXTREMES:
-            _extreme(node, _EXTREMES[parts[0]], suffix, entries, ties)
+        suffix = _COMBINATORS.get(parts[1])
+        if parts[0] in _EXTREMES and parts[1] in _EXTREME_COMBINATORS:
+            _extreme(node, _EXTREMES[parts[0]], _EXTREME_COMBINATORS[parts[1]], select, entries, ties)
+        elif suffix is None:
+            continue
         elif parts[0] in _FIRSTS | _LASTS or parts[0] in _RESPECT:
             _by_position(node, parts[0], suffix, select, entries, ties)
         elif parts[0] in ("grouparray", "array_agg"):
-            _array(node, suffix, entries, ties)
+            _array(node, suffix, select, entries, ties)
+    for node in list(own_nodes(select)):
+        name = function_name(node)
+        if name is not None and name.lower() in _UNIQUE and not in_window(node) and reads_tables(select):
+            node.replace(_call("arraySort", node.copy()))
+
+
+def left_open(select: exp.Select) -> list[str]:
+    """The aggregates of `select`, as `name()`, that choose or collect by the order in which the engine meets rows, and
+    that `break_ties` and `sort_windows` leave so. Before these."""
+    entries = sources(select)
+    if _reads_sorted(entries) or not reads_tables(select):
+        return []
+    found = []
+    for node in own_nodes(select):
+        name = function_name(node)
+        parts = aggregate_parts(name) if name is not None else None
+        if parts is None or parts[1][-1:] == ("merge",) or (name or "").lower() in _UNIQUE:
+            continue
+        base, combinators = parts
+        if in_window(node):
+            window = node.find_ancestor(exp.Window)
+            frame = frame_of(window, select) if window is not None else None
+            spec = frame.spec if frame is not None else None
+            kept = (
+                base in _EXTREMES
+                or base in WINDOW_ONLY
+                or by_position(base, spec)
+                or _spans_order(node, select, entries)
+            )
+            collects = base in _IN_ARRIVAL or base in _ARRAYS
+            open_ = (collects and not by_position(base, spec)) or (base in _CHOOSE and not kept)
+        elif base in _EXTREMES:
+            open_ = combinators not in _EXTREME_COMBINATORS
+        else:
+            sized = isinstance(node, exp.ParameterizedAgg) and combinators
+            open_ = base in _IN_ARRIVAL or (
+                base in _CHOOSE | _ARRAYS and (combinators not in _COMBINATORS or bool(sized))
+            )
+            open_ = open_ or (base in _ARRAYS and combinators not in ((), ("if",)))
+        if open_:
+            found.append(f"{name}()")
+    return found
 
 
 def _call(name: str, *args: exp.Expr) -> exp.Anonymous:
     return exp.Anonymous(this=name, expressions=list(args))
 
 
-def _order(first: exp.Expr | None, entries: list[Source], ties: Ties) -> list[exp.Column]:
-    """The order columns, those of the source of `first` before the others."""
+def _order(
+    first: exp.Expr | None, value: exp.Expr, select: exp.Select, entries: list[Source], ties: Ties
+) -> list[exp.Expr]:
+    """The order columns, those of the source of `first` before the others; then `value` itself, where these do not tell
+    all rows apart: of rows that are equal in everything else, which one it is cannot be seen."""
     owner = next((c.table for c in first.find_all(exp.Column)), "") if first is not None else ""
     ranked = sorted(entries, key=lambda source: source.alias != owner)
-    return [column for source in ranked for column in ties.of_source(source)]
+    columns: list[exp.Expr] = [column for source in ranked for column in ties.of_source(source)]
+    return columns if ties.part_all(select) else [*columns, value.copy()]
 
 
-def _extreme(node: exp.Expr, name: str, suffix: str, entries: list[Source], ties: Ties) -> None:
+def _extreme(node: exp.Expr, name: str, suffix: str, select: exp.Select, entries: list[Source], ties: Ties) -> None:
     args = list(node.expressions)
     if len(args) < 2:
         return
     by, rest = args[1], args[2:]
-    columns = _order(by, entries, ties)
+    columns = _order(by, args[0], select, entries, ties)
     if not columns:
         return
     if not _may_be_null(by, entries):
@@ -67,9 +129,9 @@ def _extreme(node: exp.Expr, name: str, suffix: str, entries: list[Source], ties
         return
     # A null in a tuple compares as the largest, where argMin and argMax leave the row out; the answer is nullable.
     known = _call("isNotNull", by.copy())
-    condition = exp.and_(known, *rest) if suffix == "If" else known
+    condition = exp.and_(known, *rest) if rest else known
     ranked = _call("tuple", _call("assumeNotNull", by.copy()), *columns)
-    combined = {"": "OrNullIf", "If": "OrNullIf", "OrNull": "OrNullIf", "OrDefault": "OrDefaultIf"}[suffix]
+    combined = {"OrDefault": "OrDefaultIf"}.get(suffix, "OrNullIf") + ("State" if "State" in suffix else "")
     node.replace(_call(name + combined, args[0], ranked, condition))
 
 
@@ -99,8 +161,8 @@ def _column_may_be_null(column: exp.Column, entries: list[Source]) -> bool:
 
 def _by_position(node: exp.Expr, base: str, suffix: str, select: exp.Select, entries: list[Source], ties: Ties) -> None:
     """any(x) and its kin. Over a sorted sub-select the query itself has said which row is first: left alone."""
-    columns = _order(None, entries, ties)
     args = list(node.expressions)
+    columns = _order(None, args[0], select, entries, ties) if args else []
     if (
         not columns
         or not args
@@ -122,27 +184,22 @@ def _by_position(node: exp.Expr, base: str, suffix: str, select: exp.Select, ent
 
 def _spans_order(node: exp.Expr, select: exp.Select, entries: list[Source]) -> bool:
     """Whether a window's own order is the time ascending, or none: then its first and last are those of Order."""
-    window = node.parent
-    while window is not None and not isinstance(window, exp.Window):
-        window = window.parent
-    if window is None:
+    window = node.find_ancestor(exp.Window)
+    frame = frame_of(window, select) if window is not None else None
+    if frame is None:
         return False
-    if window.args.get("alias") is not None:
-        named = {w.this.name: w for w in select.args.get("windows") or ()}
-        window = named.get(window.args["alias"].name, window)
-    order = window.args.get("order")
-    terms = order.expressions if order is not None else []
     times = {entry.table.spec.time for entry in entries if entry.table is not None}
-    return all(not t.args.get("desc") and isinstance(t.this, exp.Column) and t.this.name in times for t in terms)
+    return all(not t.args.get("desc") and isinstance(t.this, exp.Column) and t.this.name in times for t in frame.terms)
 
 
-def _array(node: exp.Expr, suffix: str, entries: list[Source], ties: Ties) -> None:
-    """groupArray(x): the pairs (order, x) sorted, then x of each. Without a size limit and outside of windows only."""
-    columns = _order(None, entries, ties)
-    args = list(node.expressions)
-    if isinstance(node, exp.ParameterizedAgg) or suffix not in ("", "If") or in_window(node):
+def _array(node: exp.Expr, suffix: str, select: exp.Select, entries: list[Source], ties: Ties) -> None:
+    """groupArray(x): the pairs (order, x) sorted, then x of each; of groupArray(n)(x) the first n. Outside of windows."""
+    sized = isinstance(node, exp.ParameterizedAgg)
+    args = list(node.args["params"] if sized else node.expressions)
+    if suffix not in ("", "If") or (sized and suffix) or in_window(node) or not args or _reads_sorted(entries):
         return
-    if not columns or not args or _reads_sorted(entries):
+    columns = _order(None, args[0], select, entries, ties)
+    if not columns:
         return
     # tuple(x) keeps a null that groupArray would leave out.
     known = [_call("isNotNull", args[0].copy())]
@@ -152,7 +209,10 @@ def _array(node: exp.Expr, suffix: str, entries: list[Source], ties: Ties) -> No
     value = _call("tupleElement", exp.column(pair.copy()), exp.Literal.number(2))
     if _may_be_null(args[0], entries):
         value = _call("assumeNotNull", value)
-    node.replace(_call("arrayMap", exp.Lambda(this=value, expressions=[pair]), _call("arraySort", pairs)))
+    whole = _call("arrayMap", exp.Lambda(this=value, expressions=[pair]), _call("arraySort", pairs))
+    if sized:
+        whole = _call("arraySlice", whole, exp.Literal.number(1), *(e.copy() for e in node.expressions[:1]))
+    node.replace(whole)
 
 
 def _reads_sorted(entries: list[Source]) -> bool:

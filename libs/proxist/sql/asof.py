@@ -5,14 +5,22 @@ The last for >= and > (what was known then), the first for <= and <. ClickHouse 
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from sqlglot import exp
 
-from proxist.sql.order import Ties
+from proxist.sql.order import Ties, reads_tables
 from proxist.sql.scopes import Source, sources
 
 WRAPPED = "proxist_wrapped"
 """Marks the SELECT that wraps a right side: its star must pass the hidden columns on."""
 _KEEPS_LAST = {exp.GTE: True, exp.GT: True, exp.LTE: False, exp.LT: False}
+
+
+def open_joins(select: exp.Select) -> list[str]:
+    """The joins of `select` that take whichever row the engine meets, by name."""
+    kinds = [j.kind for j in select.args.get("joins") or () if j.kind in ("ANY", "SEMI", "PASTE")]
+    return [f"{kind} JOIN" for kind in kinds if reads_tables(select)]
 
 
 def dedup_right_sides(select: exp.Select, ties: Ties) -> None:
@@ -22,10 +30,11 @@ def dedup_right_sides(select: exp.Select, ties: Ties) -> None:
         if entry.join is None or entry.join.kind != "ASOF":
             continue
         rule = _rule(entry, entries[:index])
-        order = ties.of_source(entry)
-        if rule is None or not order:
+        if rule is None or not reads_tables(entry.node):
             continue
         keys, time, last = rule
+        # By value where the right side has no order: equal rows are equal matches.
+        order: Sequence[exp.Expr] = ties.of_source(entry) or [exp.Anonymous(this="tuple", expressions=[exp.Star()])]
         _wrap(entry, keys, time, order, last)
 
 
@@ -46,7 +55,9 @@ def _rule(entry: Source, left: list[Source]) -> tuple[list[exp.Expr], exp.Expr, 
             continue
         mine, mirrored = _right_hand(conjunct, entry, left)
         if mine is None:
-            return None
+            if any(c.table == entry.alias for c in conjunct.find_all(exp.Column)):
+                return None
+            continue  # a condition on the left alone picks no right row
         if isinstance(conjunct, exp.EQ):
             keys.append(mine)
         else:
@@ -58,7 +69,8 @@ def _right_hand(node: exp.Expr, entry: Source, left: list[Source]) -> tuple[exp.
     """The operand that reads the right side, and whether it stands on the left of the operator."""
     for operand, mirrored in ((node.expression, False), (node.this, True)):
         columns = list(operand.find_all(exp.Column))
-        if columns and all(_is_of(c, entry, left) for c in columns):
+        other = node.this if operand is node.expression else node.expression
+        if other.find(exp.Column) and columns and all(_is_of(c, entry, left) for c in columns):
             return operand, mirrored
     return None, False
 
@@ -73,7 +85,7 @@ def _is_of(column: exp.Column, entry: Source, left: list[Source]) -> bool:
     )
 
 
-def _wrap(entry: Source, keys: list[exp.Expr], time: exp.Expr, order: list[exp.Column], last: bool) -> None:
+def _wrap(entry: Source, keys: list[exp.Expr], time: exp.Expr, order: Sequence[exp.Expr], last: bool) -> None:
     by = [e.copy() for e in (*keys, time)]
     terms = [exp.Ordered(this=e.copy(), nulls_first=False) for e in by]
     terms += [exp.Ordered(this=c.copy(), desc=last, nulls_first=False) for c in order]

@@ -13,13 +13,15 @@ from dataclasses import dataclass
 from sqlglot import exp
 
 from proxist.errors import InvalidArgument
-from proxist.model.ids import TimeNs
+from proxist.model.ids import TIME_MIN, TimeNs
 from proxist.model.table import Table
 from proxist.model.units import parse_time_ns
 from proxist.sql.functions import function_name
-from proxist.sql.scopes import Source, sources
+from proxist.sql.scopes import Source, own_nodes, sources
 
 _INT64 = range(-(2**63), 2**63)
+_DATETIME_NS = range(0, 2**32 * 10**9)
+"""What DateTime can hold. ClickHouse wraps or clamps what is outside, Date (to 2149) a little later."""
 _UNITS_NS = {
     "NANOSECOND": 1, "MICROSECOND": 10**3, "MILLISECOND": 10**6, "SECOND": 10**9, "MINUTE": 60 * 10**9,
     "HOUR": 3600 * 10**9, "DAY": 86400 * 10**9, "WEEK": 7 * 86400 * 10**9,
@@ -68,7 +70,8 @@ def bounds_in(select: exp.Select) -> Iterator[tuple[Table, Bounds]]:
     entries = sources(select)
     where = select.args.get("where")
     conjuncts = list(_conjuncts(where.this)) if where is not None else []
-    shadowed = {p.alias for p in select.expressions if isinstance(p, exp.Alias)} | _scalar_names(select)
+    # An alias anywhere in a SELECT is a name in all of it, before the column of that name.
+    shadowed = {n.alias for n in own_nodes(select) if isinstance(n, exp.Alias)} | _scalar_names(select)
     for entry in entries:
         if entry.table is None:
             continue
@@ -124,7 +127,7 @@ def _bound(conjunct: exp.Expr, entry: Source, entries: list[Source], shadowed: s
         if not isinstance(node, exp.Column) or node.name != name:
             return False
         if node.table:
-            return bool(node.table == entry.alias)
+            return node.table == entry.alias and node.table not in shadowed
         return name not in shadowed and all(
             e is entry or (e.table is not None and name not in e.table.spec.schema.names) for e in entries
         )
@@ -167,9 +170,10 @@ def _time_ns(node: exp.Expr) -> int | None:
         return _instant(node.this, 9)
     if isinstance(node, exp.Add | exp.Sub) and isinstance(node.expression, exp.Interval):
         base, step = _time_ns(node.this), _interval_ns(node.expression)
-        if base is None or step is None:
+        if base is None or step is None or isinstance(node.this.unnest(), exp.Literal):  # text becomes milliseconds
             return None
-        return base + step if isinstance(node, exp.Add) else base - step
+        moved = base + step if isinstance(node, exp.Add) else base - step
+        return moved if moved in _DATETIME_NS else None
     if isinstance(node, exp.Cast) and isinstance(node.this, exp.Literal) and node.this.is_string:
         return _cast_ns(node.this.this, node.to)
     name = function_name(node)
@@ -190,7 +194,9 @@ def _call_ns(name: str, args: list[exp.Expr]) -> int | None:
         return None
     if args[0].is_string:
         return _instant(text, digits)
-    return int(text) * 10**9 if args[0].is_int and name == "todatetime" else None
+    if not args[0].is_int or name != "todatetime" or int(text) * 10**9 not in _DATETIME_NS:
+        return None
+    return int(text) * 10**9
 
 
 def _cast_ns(text: str, to: exp.DataType) -> int | None:
@@ -201,7 +207,7 @@ def _cast_ns(text: str, to: exp.DataType) -> int | None:
 
 
 def _instant(text: str, digits: int) -> int | None:
-    """`text` as a time with that many fraction digits (-1: a date alone); None where it does not fit exactly."""
+    """`text` as a time with that many fraction digits (0: DateTime, -1: Date); None where it does not fit exactly."""
     if _DATE.fullmatch(text):
         text += " 00:00:00"
     elif digits < 0:
@@ -210,9 +216,10 @@ def _instant(text: str, digits: int) -> int | None:
     if len(fraction) > max(digits, 0):
         return None
     try:
-        return parse_time_ns(f"{text}Z", "")
+        at = parse_time_ns(f"{text}Z", "")
     except InvalidArgument:
         return None
+    return at if (at in _DATETIME_NS if digits <= 0 else at >= TIME_MIN) else None
 
 
 def _interval_ns(node: exp.Interval) -> int | None:

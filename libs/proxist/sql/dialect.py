@@ -13,6 +13,7 @@ import sqlglot
 from sqlglot import exp
 from sqlglot.dialects.clickhouse import ClickHouse
 from sqlglot.errors import SqlglotError
+from sqlglot.generators.clickhouse import ClickHouseGenerator
 from sqlglot.parsers.clickhouse import ClickHouseParser
 
 from proxist.errors import InvalidArgument
@@ -20,12 +21,24 @@ from proxist.errors import InvalidArgument
 RESERVED = "__px_"
 """Names that the rewriting makes up begin with this; a query may not."""
 
+LIMIT_AFTER_BY = "then"
+"""Where `LIMIT n BY k` keeps the `LIMIT m` behind it, of which sqlglot knows one per SELECT."""
 _SYNTAX = ("CAST", "EXTRACT", "COLUMNS", "TUPLE", "TRIM", "SUBSTRING", "POSITION", "AND", "OR", "XOR", "VIEW")
 """Functions whose arguments have a grammar of their own."""
+_HIGH_BYTE = re.compile(r"(?<!\\)(?:\\\\)*\\x[89a-fA-F][0-9a-fA-F]")
+"""To ClickHouse a byte, to sqlglot a code point."""
 _EXPLAIN = re.compile(r"\s*EXPLAIN\b", re.IGNORECASE)
 
 
 class Dialect(ClickHouse):
+    class Generator(ClickHouseGenerator):
+        def limit_sql(self, expression: exp.Limit, top: bool = False) -> str:
+            return super().limit_sql(expression, top) + self.sql(expression, LIMIT_AFTER_BY)
+
+        def columns_sql(self, expression: exp.Columns) -> str:
+            hidden = ", ".join(self.sql(e) for e in expression.args.get("except_") or ())
+            return super().columns_sql(expression) + (f" EXCEPT ({hidden})" if hidden else "")
+
     class Parser(ClickHouseParser):
         FUNCTIONS: ClassVar[dict[str, Any]] = {}
         FUNCTION_PARSERS: ClassVar[dict[str, Any]] = {
@@ -36,6 +49,14 @@ class Dialect(ClickHouse):
             name: parser for name, parser in ClickHouseParser.NO_PAREN_FUNCTION_PARSERS.items() if name == "CASE"
         }
 
+        def _parse_limit(
+            self, this: exp.Expr | None = None, top: bool = False, skip_limit_token: bool = False
+        ) -> exp.Expr | None:
+            limit = super()._parse_limit(this, top, skip_limit_token)
+            if isinstance(limit, exp.Limit) and limit.expressions and not limit.args.get("offset"):
+                limit.set(LIMIT_AFTER_BY, super()._parse_limit())
+            return limit
+
 
 def parse_select(text: str) -> tuple[bool, exp.Expr]:
     """Whether it is an EXPLAIN, and the tree of the one SELECT (or union of SELECTs).
@@ -44,6 +65,8 @@ def parse_select(text: str) -> tuple[bool, exp.Expr]:
     """
     if RESERVED in text:
         raise InvalidArgument(f"The query has a name with {RESERVED!r}, which Proxist keeps for itself. Rename it.")
+    if _HIGH_BYTE.search(text):
+        raise InvalidArgument("The query has an escape \\x80 to \\xff, which is read as a character. Use unhex('…').")
     explain = _EXPLAIN.match(text)
     body = text[explain.end() :] if explain else text
     try:

@@ -29,6 +29,8 @@ def clickhouse_name(node: exp.Expr) -> str:
 def _as_function(at: exp.Expr) -> exp.Expr | None:
     if isinstance(at, exp.Paren):
         return at.this.copy()
+    if isinstance(at, exp.Alias):
+        return exp.column(at.alias)
     name = _OPERATORS.get(type(at))
     if name is not None:
         return exp.Anonymous(this=name, expressions=[at.this.copy(), at.expression.copy()])

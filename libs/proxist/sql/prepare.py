@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -9,17 +10,20 @@ from dataclasses import dataclass
 from sqlglot import exp
 
 from proxist.model.table import HIDDEN_COLUMNS, Table
-from proxist.sql.aggregates import break_ties
-from proxist.sql.asof import WRAPPED, dedup_right_sides
+from proxist.sql.aggregates import break_ties, left_open
+from proxist.sql.asof import WRAPPED, dedup_right_sides, open_joins
 from proxist.sql.bounds import Bounds, bounds_in
 from proxist.sql.clock import fix_clock, not_repeatable
 from proxist.sql.dialect import parse_select, to_text
+from proxist.sql.functions import function_name
 from proxist.sql.naming import clickhouse_name
 from proxist.sql.order import PASSED, Ties, sort_windows
 from proxist.sql.refuse import refuse_escapes
-from proxist.sql.scopes import HOLE, TABLE_KEY, bind_tables, sources
+from proxist.sql.scopes import HOLE, TABLE_KEY, bind_tables, own_nodes, sources
 
 _HOLE = re.compile(rf"\b{HOLE}(\w+)\b")
+_STARRED, _PASSED_MAX = "proxist_starred", "proxist_passed_max"
+"""Marks in a node's meta: a SELECT that reads a table of ours; how many order columns sub-selects pass on at most."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,8 +64,10 @@ def prepare(text: str, tenant: str, table_of: Callable[[str], Table], now_ns: in
     reads_clock = fix_clock(tree, now_ns)
     _where_only(tree)
     uses = _uses(tree)
-    _make_exact(tree)
+    inexact = _make_exact(tree)
     names.keep()
+    _hide_columns(tree)
+    repeats_not = tuple(dict.fromkeys((*repeats_not, *inexact)))
     return Prepared(explain, uses, to_text(_sorted_union(tree)), reads_clock, repeats_not)
 
 
@@ -99,15 +105,15 @@ def _uses(tree: exp.Expr) -> tuple[TableUse, ...]:
 def _names(tree: exp.Expr) -> set[str] | None:
     """Every identifier of the query; None where a star may mean any column."""
     for node in tree.find_all(exp.Star, exp.Columns):
-        if function_argument(node):
-            continue
-        return None
+        if not counts_rows(node):
+            return None
     return {node.name for node in tree.find_all(exp.Identifier)}
 
 
-def function_argument(node: exp.Expr) -> bool:
+def counts_rows(node: exp.Expr) -> bool:
     """`count(*)`: a star that means rows, not columns."""
-    return isinstance(node, exp.Star) and isinstance(node.parent, exp.Func) and not isinstance(node.parent, exp.Columns)
+    call = node.parent if isinstance(node, exp.Star) else None
+    return call is not None and (function_name(call) or "").lower() == "count"
 
 
 def _columns(table: Table, names: set[str] | None) -> tuple[str, ...]:
@@ -120,6 +126,7 @@ class _Names:
     """The names that ClickHouse would have given to projections without an alias, for those that rewriting changes."""
 
     def __init__(self, tree: exp.Expr) -> None:
+        self._numbered: set[int] = set()
         plain = exp.Alias | exp.Column | exp.Star | exp.Columns | exp.Literal
         self._projections = [
             (select, index, projection.copy(), to_text(projection))
@@ -127,29 +134,54 @@ class _Names:
             for index, projection in enumerate(select.expressions)
             if not isinstance(projection, plain)
         ]
+        numbers = itertools.count(1)
+        for place, (select, index, original, text) in enumerate(self._projections):
+            if original.find(exp.Query) is None:
+                continue
+            # ClickHouse counts all sub-queries of a statement, of which either plan has other ones.
+            holder = exp.Paren(this=original)
+            for query in list(holder.find_all(exp.Query)):
+                if query.find_ancestor(exp.Query) is None:
+                    query.replace(exp.column(f"_subquery_{next(numbers)}"))
+            self._projections[place] = (select, index, holder.this, text)
+            self._numbered.add(place)
 
     def keep(self) -> None:
-        for select, index, original, text in self._projections:
+        for place, (select, index, original, text) in enumerate(self._projections):
             now = select.expressions[index]
-            if to_text(now) != text:
+            if place in self._numbered or to_text(now) != text:
                 now.replace(exp.alias_(now.copy(), clickhouse_name(original), quoted=True))
 
 
-def _make_exact(tree: exp.Expr) -> None:
-    """Inner SELECTs first: an outer one may then ask them for their order columns."""
+def _make_exact(tree: exp.Expr) -> list[str]:
+    """Inner SELECTs first: an outer one may then ask them for their order columns. Gives what stays inexact, by name."""
     ties = Ties()
     selects = list(tree.find_all(exp.Select))
     outermost = tree.unnest() if isinstance(tree, exp.Subquery) else tree
-    starred = [s for s in selects if any(source.table is not None for source in sources(s))]
+    for select in selects:
+        select.meta[_STARRED] = any(source.table is not None for source in sources(select))
+    inexact = [name for select in selects for name in [*left_open(select), *open_joins(select)]]
     for select in reversed(selects):
         break_ties(select, ties)
         sort_windows(select, ties)
         ties.sort(select, outermost=select is outermost)
         dedup_right_sides(select, ties)
-    for select in selects:
-        hidden = list(HIDDEN_COLUMNS) if select in starred else []
-        hidden += [f"{PASSED}{i}" for i in range(ties.names_max)]
-        _hide(select, hidden)
+    tree.meta[_PASSED_MAX] = ties.names_max
+    return inexact
+
+
+def _hide_columns(tree: exp.Expr) -> None:
+    """`*`, `t.*` and COLUMNS('…') mean a table's own columns."""
+    passed = [f"{PASSED}{i}" for i in range(tree.meta[_PASSED_MAX])]
+    for select in list(tree.find_all(exp.Select)):
+        hidden = [*(HIDDEN_COLUMNS if select.meta.get(_STARRED) else ()), *passed]
+        if select.meta.get(WRAPPED):
+            continue
+        for star in own_nodes(select):
+            if (isinstance(star, exp.Star) and not counts_rows(star)) or isinstance(star, exp.Columns):
+                named = {e.name for e in star.args.get("except_") or ()}
+                extra = [exp.column(name) for name in hidden if name not in named]
+                star.set("except_", [*(star.args.get("except_") or ()), *extra])
 
 
 def _sorted_union(tree: exp.Expr) -> exp.Expr:
@@ -163,15 +195,3 @@ def _sorted_union(tree: exp.Expr) -> exp.Expr:
     outer = exp.Select(expressions=[exp.Star()], from_=exp.From(this=exp.Subquery(this=body.copy())), order=order)
     outer.set("settings", settings)
     return outer
-
-
-def _hide(select: exp.Select, hidden: list[str]) -> None:
-    """`*` and `t.*` mean the table's own columns."""
-    if not hidden or select.meta.get(WRAPPED):
-        return
-    for projection in select.expressions:
-        star = projection.this if isinstance(projection, exp.Column) else projection
-        if isinstance(star, exp.Star):
-            named = {e.name for e in star.args.get("except_") or ()}
-            extra = [exp.column(name) for name in hidden if name not in named]
-            star.set("except_", [*(star.args.get("except_") or ()), *extra])

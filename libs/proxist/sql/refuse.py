@@ -8,7 +8,7 @@ from proxist.errors import InvalidArgument
 from proxist.sql.functions import function_name, is_refused, words
 
 SETTINGS_ALLOWED = words(
-    "join_use_nulls group_by_use_nulls max_threads max_block_size max_execution_time max_memory_usage "
+    "join_use_nulls group_by_use_nulls max_threads max_block_size "
     "any_join_distinct_right_table_keys join_algorithm aggregate_functions_null_for_empty "
     "union_default_mode intersect_default_mode except_default_mode"
 )
@@ -20,6 +20,8 @@ def refuse_escapes(tree: exp.Expr) -> None:
         name = function_name(node)
         if name is not None and is_refused(name):
             raise InvalidArgument(f"Function {name + '()'!r} is refused: it reaches outside your tables. Leave it out.")
+        if name is not None and name.upper() == "COLUMNS":
+            raise InvalidArgument("`t.COLUMNS(…)` is not taken. Write COLUMNS(…), t.*, or the columns' names.")
         if isinstance(node, exp.In):
             _refuse_bare_in(node)
         if isinstance(node, exp.Placeholder | exp.Parameter):
@@ -35,6 +37,10 @@ def _refuse_bare_in(node: exp.In) -> None:
     """`x IN name` and `x IN (name)` read a table of that name, past the cut; only a WITH expression is a value there."""
     items = node.expressions or []
     field = node.args.get("field") or (items[0] if len(items) == 1 else None)
+    while isinstance(field, exp.Paren | exp.Alias | exp.Tuple | exp.Struct) and (
+        isinstance(field, exp.Paren | exp.Alias) or len(field.expressions) == 1
+    ):
+        field = field.this if isinstance(field, exp.Paren | exp.Alias) else field.expressions[0]
     if isinstance(field, exp.Anonymous) and field.name.lower() not in ("array", "tuple"):
         raise InvalidArgument(f"`IN {field.name}(…)` is refused. Write IN (SELECT … FROM …), or has(array, x).")
     if not isinstance(field, exp.Column):

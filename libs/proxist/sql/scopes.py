@@ -59,6 +59,11 @@ def _bind(node: exp.Table, tenant: str, table_of: Callable[[str], Table]) -> Non
         )
     if node.args.get("sample") is not None:
         raise InvalidArgument(f"SAMPLE of table {node.name!r} is not answered: no sampling key. Leave it out.")
+    alias = node.args.get("alias")
+    if alias is not None and alias.args.get("columns"):
+        raise InvalidArgument(
+            f"Table {node.name!r} is given names for its columns, which is not taken. Rename them in a sub-select."
+        )
     table = table_of(node.name)
     if not node.alias:
         node.set("alias", exp.TableAlias(this=exp.to_identifier(node.name)))

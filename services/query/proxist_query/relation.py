@@ -52,8 +52,15 @@ class Relation:
         """Plan (b): history below the cuts, and the external table `tail` where there are hot rows."""
         sides = [] if tail is None else [f"{self._select()} FROM {tail}"]
         if self.cuts or tail is None:
-            sides.insert(0, f"{self._select()} FROM {table_name(self.use.table)} WHERE {self.cold_condition()}")
+            sides.insert(0, self._history())
         return "(" + " UNION ALL ".join(sides) + ")"
+
+    def _history(self) -> str:
+        """Only our own conditions meet ClickHouse's index on time: from `time < x` with a DateTime or integer x it
+        concludes `time <= x - 1`, so parts that begin within the last second before x would be left out."""
+        time = f"`{self.use.table.spec.time}`"
+        stored = f"{self._select()} FROM {table_name(self.use.table)} WHERE {self.cold_condition()}"
+        return f"SELECT * REPLACE (identity({time}) AS {time}) FROM ({stored})"
 
     def cold_condition(self) -> str:
         """The rows of the cold side that can matter, as a condition."""

@@ -173,7 +173,7 @@ class SqlRun:
             schema_version={use.table.name: use.table.schema_version for use in prepared.uses},
             now=format_time_ns(now_ns) if prepared.reads_clock else None,
             not_repeatable=prepared.not_repeatable,
-            missing=tuple(self.reader.missing),
+            missing=tuple(dict.fromkeys(self.reader.missing)),
         )
         return Answer(rows, receipt)
 
