@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 from auth_calls import Doors, Outcome
+from auth_cluster import CANARY_TABLE, TABLE, Guarded
 from auth_entries import all_entries, grpc_methods, http_routes
-from conftest import CANARY_TABLE, TABLE, Guarded
 from pyarrow import flight
 
 import proxist
