@@ -363,7 +363,7 @@ class _Listener(flight.FlightServerBase):
 
 def _nameless(function: Callable[..., Any]) -> None:
     """pyarrow sends a GetSchema error with its traceback, and that shows the path of this file: it gets another name."""
-    function.__code__ = function.__code__.replace(co_filename="proxist")  # type: ignore[attr-defined]
+    function.__code__ = function.__code__.replace(co_filename="proxist")
 
 
 _nameless(_Listener._run)
