@@ -10,16 +10,20 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
+from opentelemetry.sdk.trace.sampling import ALWAYS_OFF, ALWAYS_ON, Sampler
+
 import proxist
 from benchmarks.floors import BATCH_ROWS
 from benchmarks.report import Latency, Report, latency
 from benchmarks.rows import SPEC, Rows
 from proxist.cli.demo_cluster import demo_cluster
-from proxist.telemetry import tracing
+from proxist.telemetry import setup, tracing
 from proxist.telemetry.collector import Collector
+from proxist.telemetry.spans import Api
 
 SCRAPE_S = 1.0
-ROUNDS = 3
+ROUNDS = 6
+ROUND_S = 0.3
 """Each figure is the best p50 of these: on a shared machine the noise between rounds is larger than what is measured."""
 SHARES = {"tracing at 1 %": "0.01", "tracing at 100 %": "1.0"}
 """With tracing the metrics are scraped too."""
@@ -57,9 +61,32 @@ def _switched_off(report: Report) -> None:
     repeat = 1_000
     found = latency(lambda: [places() for _ in range(repeat)], for_s=0.3)
     tracing.undecide()
-    report.section("tracing switched off")
+    report.section("tracing by itself, switched off and on")
     each = Latency(found.p50_s / repeat, found.p99_s / repeat, found.count * repeat)
     report.timed("all places of a call together (target < 2 µs)", each)
+    for what, sampler in (("not sampled", ALWAYS_OFF), ("sampled", ALWAYS_ON)):
+        report.timed(f"an owner's spans of one write, {what}, unexported", _spans_of_a_write(sampler))
+
+
+def _spans_of_a_write(sampler: Sampler) -> Latency:
+    """In this process: the batch's span and the five steps of its group, or the decision that there are none."""
+    provider = setup.provider("bench", "bench")
+    provider.sampler = sampler
+    tracing.decide(Api(provider.get_tracer("bench")))
+
+    def write() -> None:
+        batch = tracing.serve("ingest.batch", None)
+        if batch.recording:
+            stages = tracing.Stages([batch], time.time_ns)
+            for step in ("ingest.validate", "ingest.dedup", "wal.write", "wal.flush", "hot.apply"):
+                stages.reached(step)
+            batch.end()
+            stages.tell()
+
+    found = latency(write, for_s=0.3)
+    tracing.undecide()
+    provider.shutdown()
+    return found
 
 
 def _scraped_or_not(rows: Rows) -> tuple[Figures, Figures]:
@@ -96,10 +123,20 @@ def _figures(connection: Any, rows: Rows, rounds: int = ROUNDS) -> Figures:
     for _ in range(rounds):
         for level in ("os", "disk"):
             with connection.table(f"priced_{level}").writer() as writer:
-                _merge(found, {f"ack, {level}": latency(lambda: writer.write(batch))})
+                _merge(found, {f"ack, {level}": latency(lambda: writer.write(batch), for_s=ROUND_S)})
         with connection.session() as session:
-            _merge(found, {"last_by, one key, session": latency(lambda: session.last_by(SPEC.name, one, ["price"]))})
-        _merge(found, {"last_by, one key, DoGet": latency(lambda: connection.last_by(SPEC.name, one, ["price"]))})
+            _merge(
+                found,
+                {
+                    "last_by, one key, session": latency(
+                        lambda: session.last_by(SPEC.name, one, ["price"]), for_s=ROUND_S
+                    )
+                },
+            )
+        _merge(
+            found,
+            {"last_by, one key, DoGet": latency(lambda: connection.last_by(SPEC.name, one, ["price"]), for_s=ROUND_S)},
+        )
     return found
 
 

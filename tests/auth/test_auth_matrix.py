@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 from auth_calls import Doors, Outcome
+from auth_cluster import CANARY_TABLE, TABLE, Guarded, rows
 from auth_entries import all_entries, grpc_methods, http_routes
-from conftest import CANARY_TABLE, TABLE, Guarded
 from pyarrow import flight
 
 import proxist
@@ -183,22 +183,30 @@ def test_lists_show_another_tenant_nothing(guarded: Guarded) -> None:
             assert TABLE not in seen.text, entry
 
 
-def test_a_revocation_counts_at_once_and_an_open_connection_does_not_outlive_it(guarded: Guarded) -> None:
-    token = guarded.token("acme", "reader")
+def test_a_revocation_counts_at_once_and_nothing_that_is_open_outlives_it(guarded: Guarded) -> None:
+    token = guarded.token("acme", "admin")
     with proxist.connect(guarded.endpoints["query"][0]["flight"], token=token) as connection:
-        assert connection.table(TABLE).scan().num_rows == 2
+        session = connection.session()
+        scan = {"scan": {"table": TABLE}}
+        assert session.query(scan).num_rows == 2
+        connection.table(TABLE).write(rows("B"))
         channel = connect(guarded.endpoints["controlplane"]["grpc"], credential=lambda: guarded.tokens["admin"])
         auth_pb2_grpc.AuthServiceStub(channel).RevokeToken(auth_pb2.RevokeTokenRequest(id=token.split("_")[1]))
         channel.close()
 
         def refused() -> bool:
             try:
-                connection.table(TABLE).scan()
+                connection.query(scan)
             except proxist.errors.Unauthenticated as error:
                 return error.details["reason"] == "revoked"
             return False
 
         guarded.cluster.until(refused, "the token is refused", 5.0)
+        with pytest.raises(proxist.errors.Unauthenticated, match="revoked"):
+            session.query(scan)
+        with pytest.raises(proxist.errors.Unauthenticated, match="revoked"):
+            connection.table(TABLE).write(rows("B"))
+        session.close()
 
 
 def test_there_is_no_way_to_a_token_of_another_tenant(guarded: Guarded) -> None:

@@ -221,3 +221,17 @@ def test_a_setting_of_values_reaches_the_service() -> None:
     file = yaml.safe_load(named(found, "ConfigMap", "query")["data"]["config.yaml"])
     config = load(chart_schema.SERVICES["query"], env={}, defaults={**file, "name": "q"})
     assert (config.query_s_max, config.log_level) == (17.5, "debug")  # type: ignore[attr-defined]
+
+
+@pytest.mark.parametrize("role", chart_schema.SERVICES)
+def test_the_services_have_the_tls_settings_that_the_chart_gives(role: str) -> None:
+    given = {
+        name.removeprefix("PROXIST_").lower()
+        for _, of_role, _, container in services(render({}))
+        if of_role == role
+        for name in environment(container)
+        if name.startswith("PROXIST_TLS_")
+    }
+    assert given == {"tls_cert", "tls_key", "tls_ca"}
+    if not given <= set(chart_schema.SERVICES[role].model_fields):
+        pytest.skip("the services take no TLS settings yet: of this chart only `insecure: true` starts")

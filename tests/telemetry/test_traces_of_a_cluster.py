@@ -337,3 +337,24 @@ def evicted(cluster: LocalCluster, table: str) -> None:
         stub = ingest_pb2_grpc.IngestServiceStub(channel)
         stub.Flush(ingest_pb2.FlushRequest(table=table, wait=True, timeout_ms=10_000), timeout=20)
         stub.Evict(ingest_pb2.EvictRequest(table=table, all=True), timeout=20)
+
+
+def test_each_batch_of_a_stream_may_belong_to_another_trace(traced: LocalCluster, collector: Collector) -> None:
+    contexts = [context() for _ in range(3)]
+    with flight.connect(traced.endpoints["ingest"][0]["flight"]) as client:
+        batch = rows(4).to_batches()[0]
+        writer, reader = client.do_put(flight.FlightDescriptor.for_path("ticks"), batch.schema)
+        for traceparent, _, _ in contexts:
+            writer.write_with_metadata(batch, json.dumps({"traceparent": traceparent}).encode())
+        assert [json.loads(reader.read().to_pybytes())["rows"] for _ in contexts] == [4, 4, 4]
+        writer.close()
+    for _, trace_id, span_id in contexts:
+        assert collector.wait(lambda spans: {"ingest.batch", "hot.apply"} <= names(spans), WAIT_S, trace_id)
+        assert named(collector.spans(trace_id), "ingest.batch").parent_id == span_id
+        assert not any(span.name.endswith("DoPut") for span in collector.spans(trace_id)), "the stream is in no trace"
+    ids = {trace_id for _, trace_id, _ in contexts}
+
+    def linked() -> set[str]:
+        return {link[0] for span in collector.spans() if span.name == "persist.batch" for link in span.links}
+
+    traced.until(lambda: ids <= linked(), "every batch is linked to by the persister's that carried it", WAIT_S)

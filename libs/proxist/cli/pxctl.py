@@ -36,6 +36,8 @@ app = typer.Typer(
 persist = typer.Typer(help="Pause and resume the persister of a table.", no_args_is_help=True, rich_markup_mode=None)
 app.add_typer(persist, name="persist")
 app.add_typer(auth, name="auth")
+diagnostics = typer.Typer(help="What helps to understand a cluster.", no_args_is_help=True, rich_markup_mode=None)
+app.add_typer(diagnostics, name="diagnostics")
 
 TableName = Annotated[str, typer.Argument(metavar="TABLE", help="The table's name.")]
 
@@ -232,6 +234,46 @@ def resume(context: typer.Context, table: TableName) -> None:
     with _calling(context) as (control, show):
         control.call("ResumePersist", pb.ResumePersistRequest(table=table))
         show({"table": table, "paused": False}, text=f"Table {table!r} is persisted again.")
+
+
+@app.command()
+def top(
+    context: typer.Context,
+    table: Annotated[str, typer.Argument(metavar="TABLE", help="Only of this table.")] = "",
+    once: Annotated[bool, typer.Option("--once", help="One interval, then end: for scripts.")] = False,
+    interval: Annotated[float, typer.Option(metavar="SECONDS", min=0.1, help="Between two readings.")] = 1.0,
+) -> None:
+    """Rows per second, marks and lag of each shard, live until Ctrl-C."""
+    from proxist.cli import pxctl_top
+
+    pxctl_top.top(context, table, once, interval)
+
+
+@diagnostics.command()
+def collect(
+    context: typer.Context,
+    out: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="Default: proxist-diagnostics-<time>.tar.gz, here.")
+    ] = None,
+    data_dir: Annotated[
+        Path | None, typer.Option(metavar="DIRECTORY", help="Of a local cluster: its logs and settings too.")
+    ] = None,
+    config: Annotated[list[Path] | None, typer.Option(metavar="FILE", help="A config file; repeatable.")] = None,
+) -> None:
+    """Status, marks, logs' segments, metrics, settings and versions as one archive, without secrets."""
+    import time
+
+    from proxist.cli import diagnostics as bundle
+    from proxist.errors import InvalidArgument
+
+    path = out or Path(time.strftime("proxist-diagnostics-%Y%m%dT%H%M%SZ.tar.gz", time.gmtime()))
+    with _calling(context) as (control, show):
+        try:
+            found = bundle.collect(control, path, data_dir, config or [])
+        except OSError as error:
+            raise InvalidArgument(f"{str(path)!r} cannot be written: {error.strerror}. Name another --out.") from None
+        missing = "".join(f"\nmissing: {name}: {why}" for name, why in found["errors"].items())
+        show(found, text=f"{len(found['files'])} files are in {path}.{missing}")
 
 
 @contextmanager

@@ -118,12 +118,12 @@ class FlightPeer:
 
     def do_action(self, name: str, body: Mapping[str, Any] | None = None, *, timeout_s: float) -> list[Any]:
         """The results, each parsed as JSON."""
-        try:
-            with flight_outgoing("DoAction", self.uri, name):
+        with flight_outgoing("DoAction", self.uri, name):
+            try:
                 results = self._client.do_action(flight.Action(name, _json(body or {})), self._options(timeout_s))
                 return [json.loads(result.body.to_pybytes()) for result in results]
-        except pa.ArrowException as error:
-            raise self._typed(error) from None
+            except pa.ArrowException as error:
+                raise self._typed(error) from None
 
     def get_flight_info(self, command: Mapping[str, Any] | bytes, *, timeout_s: float) -> flight.FlightInfo:
         try:

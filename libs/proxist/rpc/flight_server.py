@@ -54,7 +54,9 @@ class Call:
         name: str,
         local: bool,
         caller: Caller | None = None,
+        guard: Guard | None = None,
     ) -> None:
+        self._guard = guard or open_guard()
         self._context = context
         self.caller = caller or local_caller()
         """Who calls, and what they may."""
@@ -63,6 +65,14 @@ class Call:
         self.name = name
         self.local = local
         """True on the unix socket: the caller is on this host and passed the run directory's mode."""
+
+    def recheck(self) -> None:
+        """Raises Unauthenticated where the caller's token has ended since: for each step of a stream that lives long.
+
+        A service's own streams go on: its tokens last minutes, its secret as long as the cluster.
+        """
+        if self._guard.on and not self.caller.trusted:
+            admit_flight(self._guard, self._context, self.name)
 
     @property
     def peer(self) -> str:
@@ -273,7 +283,9 @@ class _Listener(flight.FlightServerBase):
         try:
             call_id = self._calls.enter(name)
             try:
-                call = Call(context, self._stopping, name, self._local, admit_flight(self._guard, context, name))
+                call = Call(
+                    context, self._stopping, name, self._local, admit_flight(self._guard, context, name), self._guard
+                )
                 call.check()
                 with flight_call(context, name, self._local):
                     answer = work(call)
@@ -351,7 +363,7 @@ class _Listener(flight.FlightServerBase):
 
 def _nameless(function: Callable[..., Any]) -> None:
     """pyarrow sends a GetSchema error with its traceback, and that shows the path of this file: it gets another name."""
-    function.__code__ = function.__code__.replace(co_filename="proxist")  # type: ignore[attr-defined]
+    function.__code__ = function.__code__.replace(co_filename="proxist")
 
 
 _nameless(_Listener._run)

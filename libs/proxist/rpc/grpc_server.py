@@ -167,6 +167,8 @@ def _stream(
             admit_grpc(guard, context, name)
             yield from method(request, context)
         except Exception as error:
+            if isinstance(error, grpc.RpcError) and not context.is_active():
+                raise  # the caller went away while its requests were read, as grpcurl does after reflection
             _abort(context, error)
 
     return call

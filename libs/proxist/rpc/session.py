@@ -45,7 +45,12 @@ def serve_session(
     answer: Answerer,
 ) -> None:
     """Serve until the client ends its side, goes away, or the door closes."""
-    session = _Session(writer, answer)
+
+    def checked(query: dict[str, Any], probes: pa.RecordBatch | None) -> SessionAnswer:
+        call.recheck()
+        return answer(query, probes)
+
+    session = _Session(writer, checked)
     while not call.stopping.is_set():  # a client that goes away ends the read
         try:
             chunk = reader.read_chunk()

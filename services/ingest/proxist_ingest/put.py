@@ -101,6 +101,7 @@ class PutCall:
 
     def _take(self, normaliser: Normaliser, batch: pa.RecordBatch, metadata: bytes | None) -> None:
         came_ns = time.perf_counter_ns()
+        self._call.recheck()
         request = self._in_order(parse_request(metadata, self._table.spec.durability))
         trace = self._begin_trace(request, batch)
         try:
