@@ -57,7 +57,7 @@ def test_the_image_runs_as_a_user_without_rights_and_with_the_kernels_compiled()
     assert "USER 10001:10001" in last
     assert "ENTRYPOINT" in last.partition("USER")[2]
     (warm,) = [run for run in values("RUN") if "proxist.hot.warm" in run]
-    assert re.search(r"touch -d @\d+ .*proxist\.hot\.warm.*chmod .*a-w", warm)
+    assert re.search(r"touch -d @\d+ .*proxist\.hot\.warm.*chmod .*go-w", warm)
     caches = [env for env in values("ENV") if "PROXIST_KERNEL_CACHE=/opt/proxist/kernels" in env]
     assert len(caches) == 2, "compiled into the directory that is read later"
 
