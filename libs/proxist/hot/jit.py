@@ -113,7 +113,8 @@ def compiling() -> Iterator[None]:
             elif not os.access(path, os.W_OK):
                 # numba wants to write where it reads: a read-only image gets a private copy of a few hundred KB
                 scratch = tempfile.mkdtemp(prefix="proxist-kernels-")
-                path = Path(shutil.copytree(path, Path(scratch) / path.name))
+                path = Path(shutil.copytree(path, Path(scratch) / path.name, copy_function=shutil.copyfile))
+                path.chmod(0o700)  # copytree gives the copy the read-only mode of what it copied
             _config.CACHE_DIR = str(path)
             yield
             if not done.exists():
