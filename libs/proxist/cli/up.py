@@ -11,12 +11,16 @@ from typing import Any
 
 from proxist.cli import parts
 from proxist.cli.supervisor import Supervisor
-from proxist.errors import ProxistError
+from proxist.errors import PortTaken, ProxistError
 from proxist.rpc.run_dir import prepare_run_dir
-from proxist.rpc.status import exit_code
+from proxist.rpc.status import TABLE, exit_code
 from proxist.wal.lock import DirectoryLock
 
 Status = Mapping[str, Mapping[str, Any]]
+
+PORT_TRIES = 3
+"""With free ports: between choosing one and listening on it, another program may have taken it."""
+PORT_TAKEN_CODE = TABLE[PortTaken].exit_code
 
 
 def up(data_dir: Path, port_base: int | None, ingest: int, query: int, as_json: bool, log_level: str) -> int:
@@ -28,11 +32,18 @@ def up(data_dir: Path, port_base: int | None, ingest: int, query: int, as_json: 
         data_dir = data_dir.resolve()
         with DirectoryLock(data_dir):
             run_dir = prepare_run_dir(data_dir)
-            ports = parts.choose_ports(port_base, ingest, query)
-            planned = parts.plan(data_dir, run_dir, ports, ingest, query, log_level)
-            supervisor = Supervisor(planned, data_dir / "logs", run_dir, _say)
-            supervisor.run(_print_json if as_json else lambda status: _print_table(status, data_dir))
-            return 0
+            for tries_left in reversed(range(PORT_TRIES if port_base == 0 else 1)):
+                ports = parts.choose_ports(port_base, ingest, query)
+                planned = parts.plan(data_dir, run_dir, ports, ingest, query, log_level)
+                supervisor = Supervisor(planned, data_dir / "logs", run_dir, _say)
+                try:
+                    supervisor.run(_print_json if as_json else lambda status: _print_table(status, data_dir))
+                    return 0
+                except ProxistError as error:
+                    if not tries_left or error.details.get("exit_code") != PORT_TAKEN_CODE:
+                        raise
+                    _say(f"{error.message.splitlines()[0]} A port was taken meanwhile; starting again on others.")
+        return 0
     except ProxistError as error:
         _say(f"error: {error.message}")
         part_code = error.details.get("exit_code")  # of the part that could not start

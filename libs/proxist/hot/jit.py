@@ -114,7 +114,8 @@ def compiling() -> Iterator[None]:
                 # numba wants to write where it reads: a read-only image gets a private copy of a few hundred KB
                 scratch = tempfile.mkdtemp(prefix="proxist-kernels-")
                 path = Path(shutil.copytree(path, Path(scratch) / path.name, copy_function=shutil.copyfile))
-                path.chmod(0o700)  # copytree gives the copy the read-only mode of what it copied
+                for directory in (path, *path.rglob("*/")):  # copytree gives the copies their originals' modes
+                    directory.chmod(0o700)
             _config.CACHE_DIR = str(path)
             yield
             if not done.exists():
