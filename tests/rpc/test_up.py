@@ -17,6 +17,7 @@ import fake_service
 import pytest
 
 from proxist.cli import parts
+from proxist.cli import up as command
 from proxist.errors import ConfigError, PortTaken, Unavailable
 from proxist.rpc.flight_client import FlightPeer
 from proxist.testing.cluster import LocalCluster
@@ -230,3 +231,28 @@ def test_a_taken_default_port_is_port_taken(monkeypatch: pytest.MonkeyPatch) -> 
     monkeypatch.setattr(parts, "is_free", lambda _, port: port != 7441)
     with pytest.raises(PortTaken, match="Port 7441"):
         parts.choose_ports(None, 1, 1)
+
+
+def test_a_port_that_was_taken_meanwhile_makes_up_start_again_on_others(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """Free ports are chosen before they are listened on; asked for by number, they are not exchanged."""
+    starts: list[int] = []
+
+    class Collides:
+        def __init__(self, *_: object) -> None: ...
+
+        def run(self, _: object) -> None:
+            starts.append(1)
+            if len(starts) < command.PORT_TRIES:
+                raise Unavailable(
+                    "query-0 ended with exit code 71 while it started.", exit_code=command.PORT_TAKEN_CODE
+                )
+
+    monkeypatch.setattr(command, "Supervisor", Collides)
+    assert command.up(tmp_path / "free", 0, 1, 1, True, "info") == 0
+    assert len(starts) == command.PORT_TRIES
+    assert "starting again on others" in capfd.readouterr().err
+    starts.clear()
+    assert command.up(tmp_path / "fixed", 31_000, 1, 1, True, "info") == command.PORT_TAKEN_CODE
+    assert len(starts) == 1
