@@ -43,7 +43,7 @@ class ServiceConfig(BaseSettings):
     name: str = Field(pattern=r"^[a-z][a-z0-9-]{0,62}$")
     """Unique among the nodes; an ingest node keeps it over restarts, since shards are placed on names."""
     host: str = "127.0.0.1"
-    """Where the doors listen. Anything but loopback needs `insecure: true`."""
+    """Where the doors listen. Anything but loopback needs TLS and tokens, or `insecure: true`."""
     advertise_host: str = Field(default="", pattern=r"^\S*$")
     """What other nodes and clients are told instead of `host`: a name or address of this node that they can reach, for
     where `host` is 0.0.0.0. Default: `host`."""
@@ -58,15 +58,30 @@ class ServiceConfig(BaseSettings):
     run_dir: Path = Path()
     """Sockets and epoch pages of this host, mode 0700; short, for unix sockets allow 107 bytes."""
     etcd: str = "127.0.0.1:2379"
-    """`host:port`, several with commas."""
+    """`host:port`, several with commas; with `https://` before each it is called with TLS."""
+    etcd_ca: Path | None = None
+    """The authority that signed etcd's certificate, PEM. Default: `tls_ca`."""
     clickhouse: str = "http://127.0.0.1:8123"
-    """ClickHouse's HTTP interface."""
+    """ClickHouse's HTTP interface, `http://` or `https://`."""
+    clickhouse_ca: Path | Literal["system"] | None = None
+    """The authority that signed ClickHouse's certificate, PEM, or `system` for those that the machine trusts. Default:
+    `tls_ca`."""
     lease_ttl_s: int = Field(default=10, ge=2, le=600)
     """When etcd forgets a node that fell silent; one that starts again under its name does not wait for it."""
     stop_grace_s: float = Field(default=5.0, gt=0, le=300)
     """How long SIGTERM waits for open calls; they end with the process after that."""
     insecure: bool = False
-    """Listen beyond loopback, without TLS and passwords; `pxctl status` shows it."""
+    """Listen beyond loopback without TLS or tokens; the log, `/health` and `pxctl status` show it."""
+    tls_cert: Path | None = None
+    """The certificate of this node, PEM: its doors speak TLS with it, and it shows it to other parts, etcd and
+    ClickHouse. Needs `tls_key` and `tls_ca`."""
+    tls_key: Path | None = None
+    """The key of `tls_cert`, PEM, without a password."""
+    tls_ca: Path | None = None
+    """Whom this node trusts, PEM: the authority of every part, two of them while one is replaced."""
+    tls_clients: Literal["token", "certificate"] = "token"
+    """`certificate`: callers of the doors must also show a certificate that `tls_ca` signed; of the HTTP door only
+    `/livez` and `/readyz` answer without one."""
     auth: Literal["off", "tokens"] = "off"
     """`tokens`: every call needs one (`pxctl auth create-token`) and services prove themselves by the cluster's secret."""
     cluster_secret_file: Path | None = None
@@ -104,10 +119,13 @@ class ServiceConfig(BaseSettings):
     @field_validator("etcd")
     @classmethod
     def _etcd_has_ports(cls, value: str) -> str:
-        for endpoint in value.split(","):
-            host, colon, port = endpoint.strip().rpartition(":")
+        endpoints = [endpoint.strip() for endpoint in value.split(",")]
+        for endpoint in endpoints:
+            host, colon, port = endpoint.removeprefix("https://").removeprefix("http://").rpartition(":")
             if not (host and colon and port.isdigit()):
                 raise ValueError("must be host:port, several with commas, for example 127.0.0.1:2379")
+        if len({endpoint.startswith("https://") for endpoint in endpoints}) > 1:
+            raise ValueError("must have https:// before every endpoint or before none")
         return value
 
     @field_validator("clickhouse")
@@ -126,11 +144,36 @@ class ServiceConfig(BaseSettings):
         return values
 
     @model_validator(mode="after")
-    def _loopback_or_insecure(self) -> Self:
-        if not self.insecure and not is_loopback(self.host):
+    def _tls_is_whole(self) -> Self:
+        files = {"tls_cert": self.tls_cert, "tls_key": self.tls_key, "tls_ca": self.tls_ca}
+        missing = [f"`{name}`" for name, path in files.items() if path is None]
+        given = [f"`{name}`" for name, path in files.items() if path is not None and name != "tls_ca"]
+        if given and missing:
             raise ValueError(
-                f"`host` is {self.host}, which other machines can reach without a password. Only loopback may be served "
-                "that way. Listen on 127.0.0.1, or say `insecure: true` if the network is trusted"
+                f"{given[0]} is set without {' and '.join(missing)}. A node that speaks TLS has a certificate, its key "
+                "and the authority that it trusts: set `tls_cert`, `tls_key` and `tls_ca`"
+            )
+        if self.tls_clients == "certificate" and not given:
+            raise ValueError(
+                "`tls_clients` is certificate, but the doors speak no TLS. Set `tls_cert`, `tls_key` and `tls_ca`, or "
+                "leave `tls_clients` at token"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _loopback_or_closed(self) -> Self:
+        if self.insecure or is_loopback(self.host):
+            return self
+        open_ways = []
+        if self.tls_cert is None:
+            open_ways.append("TLS (set `tls_cert`, `tls_key` and `tls_ca`)")
+        if self.auth == "off":
+            open_ways.append("tokens (set `auth: tokens` and `cluster_secret_file`)")
+        if open_ways:
+            raise ValueError(
+                f"`host` is {self.host}, which other machines can reach, without {' and without '.join(open_ways)}. "
+                "Only loopback may be served that way. Set what is missing, listen on 127.0.0.1, or say "
+                "`insecure: true` if the network is trusted"
             )
         return self
 
