@@ -78,7 +78,7 @@ class Tls:
             cert, key = self._pair()
             return grpc.ssl_server_certificate_configuration([(key, cert)], root_certificates=self._ca())
 
-        renewed = _Renewed(self, configuration)
+        renewed = self.renewed(configuration)
         return grpc.dynamic_ssl_server_credentials(renewed.value, renewed.changed, self.demands_certificate)
 
     def grpc_channel(self) -> grpc.ChannelCredentials:
@@ -96,12 +96,7 @@ class Tls:
         the door to see, since probes show none.
         """
 
-        def context() -> ssl.SSLContext:
-            made = self._context(ssl.PROTOCOL_TLS_SERVER)
-            made.verify_mode = ssl.CERT_OPTIONAL if self.demands_certificate else ssl.CERT_NONE
-            return made
-
-        renewed = _Renewed(self, context)
+        renewed = self.renewed(lambda: self.server_context(ssl.CERT_OPTIONAL))
         first = renewed.value
 
         def before_handshake(connection: Any, _name: str | None, _context: ssl.SSLContext) -> None:
@@ -110,6 +105,16 @@ class Tls:
 
         first.sni_callback = before_handshake
         return first
+
+    def server_context(self, demand: ssl.VerifyMode = ssl.CERT_REQUIRED) -> ssl.SSLContext:
+        """For a server's sockets, with the files of now; `demand`: how it asks for certificates under `certificate`."""
+        made = self._context(ssl.PROTOCOL_TLS_SERVER)
+        made.verify_mode = demand if self.demands_certificate else ssl.CERT_NONE
+        return made
+
+    def renewed(self, make: Callable[[], T]) -> Renewed[T]:
+        """What `make` makes of these files, again after each change of them."""
+        return Renewed(self, make)
 
     def http_client(self) -> ssl.SSLContext:
         """For an HTTPS client."""
@@ -198,7 +203,7 @@ def of_files(cert: str | Path | None, key: str | Path | None, ca: str | Path | N
     return Tls(cert, key, ca)
 
 
-class _Renewed(Generic[T]):
+class Renewed(Generic[T]):
     """What `make` gives for the files as they lie there, made again when they have changed.
 
     Files that are half replaced do not fit each other: until they do, the last good ones stay in use.
