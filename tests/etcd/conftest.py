@@ -11,10 +11,12 @@ import pytest
 
 from proxist.etcd import EtcdClient
 from proxist.testing.etcd import LocalEtcd
+from proxist.testing.tls import DevCerts
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="session", autouse=True)
 def etcd_address(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """autouse: started by whichever module comes first, before that module counts the processes that it finds."""
     if named := os.environ.get("PROXIST_TEST_ETCD"):
         yield named
         return
@@ -38,4 +40,16 @@ def prefix() -> str:
 def own_etcd(tmp_path: Path) -> Iterator[LocalEtcd]:
     """One that the test may kill, freeze and start again."""
     with LocalEtcd(tmp_path) as etcd:
+        yield etcd
+
+
+@pytest.fixture(scope="session")
+def certs(tmp_path_factory: pytest.TempPathFactory) -> DevCerts:
+    return DevCerts(tmp_path_factory.mktemp("certs"))
+
+
+@pytest.fixture(scope="module")
+def tls_etcd(tmp_path_factory: pytest.TempPathFactory, certs: DevCerts) -> Iterator[LocalEtcd]:
+    """One that demands a certificate; nobody stops it."""
+    with LocalEtcd(tmp_path_factory.mktemp("etcd-tls"), tls=certs.server) as etcd:
         yield etcd

@@ -1,14 +1,26 @@
-"""What Proxist expects of an etcd, whichever it is: key-values, transactions, leases, watches."""
+"""What Proxist expects of an etcd, whichever it is and with TLS as without: key-values, transactions, leases, watches."""
 
 from __future__ import annotations
 
 import threading
+from collections.abc import Iterator
 
 import pytest
 
 from proxist.errors import InternalError, NotFound, Unavailable
 from proxist.etcd import EtcdClient
 from proxist.etcd.ops import Delete, Get, Put, absent, exists, lease_is, mod_is, unchanged, value_is
+from proxist.testing.etcd import LocalEtcd
+from proxist.testing.tls import DevCerts
+
+
+@pytest.fixture(params=["plain", "tls"])
+def client(
+    request: pytest.FixtureRequest, etcd_address: str, tls_etcd: LocalEtcd, certs: DevCerts
+) -> Iterator[EtcdClient]:
+    address = tls_etcd.address if request.param == "tls" else etcd_address
+    with EtcdClient([address], tls=certs.client) as client:
+        yield client
 
 
 def test_a_written_key_reads_back_with_its_revisions(client: EtcdClient, prefix: str) -> None:

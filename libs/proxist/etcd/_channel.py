@@ -4,11 +4,15 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 import grpc
 
 from proxist.errors import ConfigError, InternalError, NotFound, PermissionDenied, ProxistError, Unavailable
 from proxist.pb import etcd_rpc_pb2_grpc as rpc
+
+if TYPE_CHECKING:
+    from proxist.rpc.tls import Tls  # a value that is handed in: this layer imports nothing of the doors
 
 PING_PERIOD_MS = 6_000
 """Not under etcd's own minimum of 5 s between pings (`--grpc-keepalive-min-time`): it hangs up on a client that pings
@@ -36,15 +40,37 @@ CHANNEL_OPTIONS: tuple[tuple[str, int], ...] = (
 
 
 class Endpoint:
-    """One etcd member: its channel and the stubs on it."""
+    """One etcd member: its channel and the stubs on it. With `https://` before it the channel is TLS."""
 
-    def __init__(self, address: str) -> None:
-        self.address = address
-        self._channel = grpc.insecure_channel(address, options=CHANNEL_OPTIONS)
+    def __init__(self, configured: str, tls: Tls | None) -> None:
+        """`tls`: what is shown and trusted; None: nothing is shown, and trusted is whom gRPC trusts by itself."""
+        scheme, there, rest = configured.rstrip("/").rpartition("://")
+        self.address = rest
+        self.secure = scheme == "https"
+        if (there and scheme not in ("http", "https")) or "@" in rest:
+            raise ConfigError(
+                "`etcd` names a member by something else than host:port, http://host:port or https://host:port. "
+                "Users and passwords are not among it: where etcd asks who calls, give a certificate (`tls_cert`)."
+            )
+        self._credentials = tls.renewed(tls.grpc_channel) if self.secure and tls is not None else None
+        self._connect()
+
+    def _connect(self) -> None:
+        if self.secure:
+            credentials = self._credentials.value if self._credentials else grpc.ssl_channel_credentials()
+            self._channel = grpc.secure_channel(self.address, credentials, options=CHANNEL_OPTIONS)
+        else:
+            self._channel = grpc.insecure_channel(self.address, options=CHANNEL_OPTIONS)
         self.kv = rpc.KVStub(self._channel)
         self.lease = rpc.LeaseStub(self._channel)
         self.watch = rpc.WatchStub(self._channel)
         self.maintenance = rpc.MaintenanceStub(self._channel)
+
+    def renew(self) -> None:
+        """After a failed call: with another channel where the TLS files have changed, which a channel does not see."""
+        if self._credentials is not None and self._credentials.changed() is not None:
+            self._channel.close()
+            self._connect()
 
     def close(self) -> None:
         self._channel.close()
@@ -53,14 +79,14 @@ class Endpoint:
 class Endpoints:
     """The members that were configured, one of them current; a failed call moves on to the next."""
 
-    def __init__(self, addresses: Sequence[str]) -> None:
-        clean = [a.strip().removeprefix("http://").rstrip("/") for a in addresses if a.strip()]
+    def __init__(self, addresses: Sequence[str], tls: Tls | None) -> None:
+        clean = [a.strip() for a in addresses if a.strip()]
         if not clean:
             raise ConfigError(
                 '`etcd` is empty, but must name at least one etcd member. Set for example "127.0.0.1:2379".'
             )
-        self._all = [Endpoint(address) for address in clean]
-        self._lock = threading.Lock()  # guards _current
+        self._all = [Endpoint(address, tls) for address in clean]
+        self._lock = threading.Lock()  # guards _current and the renewal of channels
         self._current = 0
 
     def __len__(self) -> int:
@@ -77,6 +103,7 @@ class Endpoints:
     def failed(self, endpoint: Endpoint) -> None:
         """Make another member current, unless some other caller did so already."""
         with self._lock:
+            endpoint.renew()
             if self._all[self._current] is endpoint:
                 self._current = (self._current + 1) % len(self._all)
 
@@ -85,8 +112,9 @@ class Endpoints:
             endpoint.close()
 
 
-def to_error(exc: Exception, address: str, *, doing: str, write: bool) -> ProxistError:
+def to_error(exc: Exception, endpoint: Endpoint, *, doing: str, write: bool) -> ProxistError:
     """The error to raise for a failed call. A write that got no answer may have happened: `outcome="unknown"`."""
+    address = endpoint.address
     code = exc.code() if isinstance(exc, grpc.Call) else None
     said = (exc.details() or "") if isinstance(exc, grpc.Call) else str(exc)
     if code is grpc.StatusCode.NOT_FOUND:
@@ -105,8 +133,30 @@ def to_error(exc: Exception, address: str, *, doing: str, write: bool) -> Proxis
         )
     name = code.name if code is not None else "CLOSED"
     return Unavailable(
-        f"etcd at {address} does not answer ({doing}: {name}). Start it, or correct `etcd` (PROXIST_ETCD).",
+        f"etcd at {address} does not answer ({doing}: {name}). {_remedy(said, secure=endpoint.secure)}",
         retry_after_s=1.0,
         store="etcd",
         **details,
     )
+
+
+def _remedy(said: str, *, secure: bool) -> str:
+    """What to do about a call that failed with gRPC's words `said`."""
+    if "VERIFY_FAILED" in said or "peer certificate" in said:
+        return (
+            "The TLS handshake failed: its certificate is not signed by the authority in `etcd_ca` (default `tls_ca`), "
+            "is over, or is for another name. Set the authority that signed it, or call etcd by a name in it."
+        )
+    if "_ALERT_" in said:
+        return (
+            "The TLS handshake failed: it refuses the certificate that it was shown, or wants one. Set `tls_cert` and "
+            "`tls_key` to a pair that its --trusted-ca-file signed."
+        )
+    if "andshake" in said:
+        return (
+            "The TLS handshake failed: check that it speaks TLS, or write `etcd` (PROXIST_ETCD) without https:// if it "
+            "does not."
+        )
+    if not secure and "failed to connect" in said and "refused" not in said:
+        return "Start it, correct `etcd` (PROXIST_ETCD), or write https:// before the address if it speaks TLS."
+    return "Start it, or correct `etcd` (PROXIST_ETCD)."

@@ -10,7 +10,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import grpc
 
@@ -21,6 +21,9 @@ from proxist.etcd.watch import WatchStream
 from proxist.pb import etcd_rpc_pb2 as pb
 from proxist.telemetry.figures import Histogram
 from proxist.telemetry.metrics import STORE_S
+
+if TYPE_CHECKING:
+    from proxist.rpc.tls import Tls
 
 CALL_TIMEOUT_S = 3.0
 
@@ -38,11 +41,19 @@ class MemberStatus:
 
 
 class EtcdClient:
-    """Thread-safe. `endpoints` are `host:port`, in order of preference. `close` ends calls and watches in flight."""
+    """Thread-safe. `endpoints` are `host:port` or `https://host:port`, in order of preference. `close` ends calls and
+    watches in flight.
 
-    def __init__(self, endpoints: Sequence[str] | str, *, timeout_s: float = CALL_TIMEOUT_S) -> None:
+    `tls` is for the endpoints with `https://`. Renewed files count from the first call on that failed after they came:
+    a connection that works is left alone, and one that breaks is made anew with them.
+    """
+
+    def __init__(
+        self, endpoints: Sequence[str] | str, *, tls: Tls | None = None, timeout_s: float = CALL_TIMEOUT_S
+    ) -> None:
+        """Raises ConfigError for an endpoint that is none, and for TLS files that cannot be used."""
         addresses = endpoints.split(",") if isinstance(endpoints, str) else endpoints
-        self._endpoints = Endpoints(addresses)
+        self._endpoints = Endpoints(addresses, tls)
         self._timeout_s = timeout_s
         self.call_seconds = Histogram(STORE_S)
         """Of every call, failed ones too; watches are no calls."""
@@ -179,7 +190,7 @@ class EtcdClient:
         try:
             return call(endpoint, timeout_s)
         except (grpc.RpcError, StopIteration, ValueError) as exc:  # ValueError: the channel was closed meanwhile
-            error: ProxistError = to_error(exc, endpoint.address, doing=doing, write=write)
+            error: ProxistError = to_error(exc, endpoint, doing=doing, write=write)
             if isinstance(error, Unavailable):
                 self._endpoints.failed(endpoint)
             self.failure_count += 1

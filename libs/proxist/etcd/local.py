@@ -10,8 +10,12 @@ import shutil
 import stat
 import tempfile
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from proxist.errors import ConfigError
+
+if TYPE_CHECKING:
+    from proxist.rpc.tls import Tls
 
 
 def find_etcd() -> Path:
@@ -51,12 +55,16 @@ def _executable(binary: Path) -> Path:
         return copy
 
 
-def etcd_command(data_dir: Path, client_port: int, peer_port: int, *, host: str = "127.0.0.1") -> list[str]:
+def etcd_command(
+    data_dir: Path, client_port: int, peer_port: int, *, host: str = "127.0.0.1", tls: Tls | None = None
+) -> list[str]:
     """The command line of a single-member etcd that keeps its data under `data_dir` and listens on `host` only.
 
-    It compacts its history to the last hour by itself, and says only what goes wrong, on stderr.
+    With `tls` (cert, key and ca) it speaks nothing else, to clients and peers, and refuses whoever shows no certificate
+    that `ca` signed. It compacts its history to the last hour by itself, and says only what goes wrong, on stderr.
     """
-    client, peer = f"http://{host}:{client_port}", f"http://{host}:{peer_port}"
+    scheme = "http" if tls is None else "https"
+    client, peer = f"{scheme}://{host}:{client_port}", f"{scheme}://{host}:{peer_port}"
     return [
         str(find_etcd()),
         "--name=local",
@@ -73,4 +81,14 @@ def etcd_command(data_dir: Path, client_port: int, peer_port: int, *, host: str 
         "--auto-compaction-retention=1h",
         "--log-level=warn",
         "--log-outputs=stderr",
+        *(_tls_flags("", tls) + _tls_flags("peer-", tls) if tls is not None else ()),
+    ]
+
+
+def _tls_flags(whom: str, tls: Tls) -> list[str]:
+    return [
+        f"--{whom}cert-file={tls.cert}",
+        f"--{whom}key-file={tls.key}",
+        f"--{whom}trusted-ca-file={tls.ca}",
+        f"--{whom}client-cert-auth",
     ]

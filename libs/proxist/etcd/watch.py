@@ -102,7 +102,7 @@ class WatchStream:
 
     def _error(self, exc: Exception) -> Exception:
         self._failed(self._endpoint)
-        return to_error(exc, self._endpoint.address, doing=f"watch {self._prefix}", write=False)
+        return to_error(exc, self._endpoint, doing=f"watch {self._prefix}", write=False)
 
 
 def _batch(response: pb.WatchResponse) -> WatchBatch:

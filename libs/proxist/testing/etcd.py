@@ -13,6 +13,7 @@ from proxist.errors import InternalError, ProxistError
 from proxist.etcd.client import EtcdClient
 from proxist.etcd.local import etcd_command
 from proxist.rpc.ports import free_ports
+from proxist.rpc.tls import Tls
 from proxist.testing.process import freeze
 
 START_TIMEOUT_S = 30.0
@@ -24,13 +25,15 @@ class LocalEtcd:
     Without `fsync` a kill of the process loses nothing either (only a crash of the machine would), and it is faster.
     """
 
-    def __init__(self, data_dir: Path | None = None, *, fsync: bool = False) -> None:
+    def __init__(self, data_dir: Path | None = None, *, fsync: bool = False, tls: Tls | None = None) -> None:
+        """`tls`: what it serves with; it then demands a certificate, and `address` begins with https://."""
         self._own_dir = Path(tempfile.mkdtemp(prefix="proxist-etcd-")) if data_dir is None else None
         self.data_dir = data_dir or self._own_dir or Path()
         self._ports = free_ports(2)
         self._fsync = fsync
         self._process: subprocess.Popen[bytes] | None = None
-        self.address = f"127.0.0.1:{self._ports[0]}"
+        self._tls = tls
+        self.address = f"{'https://' if tls else ''}127.0.0.1:{self._ports[0]}"
 
     def __enter__(self) -> LocalEtcd:
         return self.start()
@@ -43,9 +46,13 @@ class LocalEtcd:
         assert self._process is not None, "etcd was not started"
         return self._process.pid
 
+    @property
+    def peer_port(self) -> int:
+        return self._ports[1]
+
     def start(self, *, wait: bool = True) -> LocalEtcd:
         """Start the process; with `wait` return once it answers."""
-        command = etcd_command(self.data_dir / "etcd", *self._ports)
+        command = etcd_command(self.data_dir / "etcd", *self._ports, tls=self._tls)
         log = (self.data_dir / "etcd.log").open("ab")
         with log:
             self._process = subprocess.Popen(
@@ -53,7 +60,7 @@ class LocalEtcd:
             )
         if wait:
             try:
-                with EtcdClient([self.address]) as client:
+                with EtcdClient([self.address], tls=self._tls) as client:
                     client.wait_ready(START_TIMEOUT_S)
             except ProxistError as error:
                 self.kill()
