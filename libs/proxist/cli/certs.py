@@ -51,6 +51,20 @@ def make_dev_certs(out: Path, hosts: Sequence[str] = (), days: int = 365) -> Non
         ) from None
 
 
+def still_good(out: Path) -> bool:
+    """Whether `out` has all of `FILES`, and its certificates another day to go."""
+    soon = datetime.datetime.now(datetime.UTC) + datetime.timedelta(days=1)
+    try:
+        ends = [
+            x509.load_pem_x509_certificate((out / name).read_bytes()).not_valid_after_utc
+            for name in FILES
+            if name.endswith(".crt")
+        ]
+    except (OSError, ValueError):
+        return False
+    return all((out / name).is_file() for name in FILES) and min(ends) > soon
+
+
 class _Authority:
     """A root certificate and its key."""
 
@@ -126,12 +140,16 @@ def _usage(*, digital_signature: bool, key_cert_sign: bool, crl_sign: bool) -> x
     )
 
 
-def _write(out: Path, stem: str, key: ec.EllipticCurvePrivateKey, certificate: x509.Certificate) -> None:
-    """`stem`.key, at no moment readable for others, and `stem`.crt."""
-    pem = key.private_bytes(serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption())
-    fresh = out / f"{stem}.key.new"
+def write_private(path: Path, content: bytes) -> None:
+    """Write the file whole or not at all, and at no moment readable for others: mode 0600."""
+    fresh = path.with_name(f"{path.name}.new")
     fresh.unlink(missing_ok=True)
-    with open(fresh, "wb", opener=lambda path, flags: os.open(path, flags | os.O_EXCL, 0o600)) as file:
-        file.write(pem)
-    fresh.replace(out / f"{stem}.key")
+    with open(fresh, "wb", opener=lambda name, flags: os.open(name, flags | os.O_EXCL, 0o600)) as file:
+        file.write(content)
+    fresh.replace(path)
+
+
+def _write(out: Path, stem: str, key: ec.EllipticCurvePrivateKey, certificate: x509.Certificate) -> None:
+    pkcs8, clear = serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
+    write_private(out / f"{stem}.key", key.private_bytes(serialization.Encoding.PEM, pkcs8, clear))
     (out / f"{stem}.crt").write_bytes(certificate.public_bytes(serialization.Encoding.PEM))

@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from proxist.cli.pxctl_auth import auth
+from proxist.cli.pxctl_certs import certs
 
 if TYPE_CHECKING:
     from proxist.cli.control import ControlPlane
@@ -36,6 +37,7 @@ app = typer.Typer(
 persist = typer.Typer(help="Pause and resume the persister of a table.", no_args_is_help=True, rich_markup_mode=None)
 app.add_typer(persist, name="persist")
 app.add_typer(auth, name="auth")
+app.add_typer(certs, name="certs")
 diagnostics = typer.Typer(help="What helps to understand a cluster.", no_args_is_help=True, rich_markup_mode=None)
 app.add_typer(diagnostics, name="diagnostics")
 
@@ -66,6 +68,13 @@ def options(
         str,
         typer.Option(envvar="PROXIST_CLUSTER_SECRET_FILE", metavar="FILE", help="Instead of a token: may everything."),
     ] = "",
+    tls_ca: Annotated[
+        str, typer.Option(envvar="PROXIST_TLS_CA", metavar="FILE", help="Whom to trust; with it the calls are TLS.")
+    ] = "",
+    tls_cert: Annotated[
+        str, typer.Option(envvar="PROXIST_TLS_CERT", metavar="FILE", help="What to show, where a certificate is asked.")
+    ] = "",
+    tls_key: Annotated[str, typer.Option(envvar="PROXIST_TLS_KEY", metavar="FILE", help="Its key.")] = "",
 ) -> None:
     from proxist.cli.output import FORMATS
 
@@ -74,9 +83,11 @@ def options(
     from proxist.auth import outgoing
     from proxist.cli.pxctl_auth import credential
     from proxist.errors import ProxistError
+    from proxist.rpc import tls
 
     try:
         outgoing.present(credential(token, cluster_secret_file))
+        tls.present(tls.of_files(tls_cert, tls_key, tls_ca))
     except ProxistError as error:
         print(f"error: {error.message}", file=sys.stderr)
         raise SystemExit(78) from None
@@ -340,7 +351,10 @@ def _readable(row: dict[str, Any]) -> dict[str, Any]:
     return {**row, "t_persisted": None if t_persisted is None else format_time_ns(t_persisted)}
 
 
-_VALUED = ("--controlplane", "--timeout", "-o", "--output", "--token", "--cluster-secret-file")
+_VALUED = (
+    *("--controlplane", "--timeout", "-o", "--output", "--token", "--cluster-secret-file"),
+    *("--tls-ca", "--tls-cert", "--tls-key"),
+)
 
 
 def hoist(argv: list[str]) -> list[str]:
