@@ -16,10 +16,14 @@ import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from proxist.errors import ConfigError
 from proxist.etcd.local import etcd_command
 from proxist.rpc.ports import bind_error, free_ports, is_free
+
+if TYPE_CHECKING:
+    from proxist.cli.cluster_tls import ClusterTls
 
 HOST = "127.0.0.1"
 INGEST_MAX, QUERY_MAX = 5, 6
@@ -76,10 +80,23 @@ def choose_ports(port_base: int | None, ingest: int, query: int) -> Ports:
     return ports
 
 
-def plan(data_dir: Path, run_dir: Path, ports: Ports, ingest: int, query: int, log_level: str = "info") -> list[Part]:
-    """The parts of a cluster whose state is under `data_dir` and whose sockets are under `run_dir`."""
-    etcd = f"{HOST}:{ports['etcd', 'client']}"
-    clickhouse = f"http://{HOST}:{ports['clickhouse', 'http']}"
+def plan(
+    data_dir: Path,
+    run_dir: Path,
+    ports: Ports,
+    ingest: int,
+    query: int,
+    log_level: str = "info",
+    tls: ClusterTls | None = None,
+) -> list[Part]:
+    """The parts of a cluster whose state is under `data_dir` and whose sockets are under `run_dir`.
+
+    With `tls` every part speaks TLS alone and asks its callers for a certificate, the services for a token too.
+    """
+    http = "http" if tls is None else "https"
+    etcd_address = f"{HOST}:{ports['etcd', 'client']}"
+    etcd = etcd_address if tls is None else f"https://{etcd_address}"
+    clickhouse = f"{http}://{HOST}:{ports['clickhouse', 'http']}"
 
     def service(name: str, stop_stage: int) -> Part:
         role = name.rpartition("-")[0]
@@ -89,15 +106,22 @@ def plan(data_dir: Path, run_dir: Path, ports: Ports, ingest: int, query: int, l
                 command += [f"--{door}-port", str(ports[name, door])]
         command += ["--data-dir", str(data_dir / name), "--run-dir", str(run_dir)]
         command += ["--etcd", etcd, "--clickhouse", clickhouse, "--log-level", log_level]
+        command += tls.service_flags() if tls is not None else []
         return Part(name, role, command, stop_stage)
 
     return [
         Part(
             "etcd",
             "etcd",
-            etcd_command(data_dir / "etcd", ports["etcd", "client"], ports["etcd", "peer"], host=HOST),
+            etcd_command(
+                data_dir / "etcd",
+                ports["etcd", "client"],
+                ports["etcd", "peer"],
+                host=HOST,
+                tls=None if tls is None else tls.parts,
+            ),
             stop_stage=3,
-            probe=f"http://{etcd}/health",
+            probe=f"{http}://{etcd_address}/health",
             endpoints={"grpc": etcd},
             first=True,
         ),
@@ -107,6 +131,7 @@ def plan(data_dir: Path, run_dir: Path, ports: Ports, ingest: int, query: int, l
             [
                 *(sys.executable, "-m", "proxist.clickhouse.embedded"),
                 *("--path", str(data_dir / "clickhouse"), "--port", str(ports["clickhouse", "http"])),
+                *(tls.part_flags() if tls is not None else ()),
             ],
             stop_stage=2,
             probe=f"{clickhouse}/ping",

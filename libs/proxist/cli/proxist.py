@@ -56,11 +56,14 @@ def up(
     log_level: Annotated[
         str, typer.Option(metavar="LEVEL", help="Of the services: debug, info, warning or error.")
     ] = "info",
+    tls: Annotated[
+        bool, typer.Option("--tls", help="TLS between all parts; callers need a certificate and a token, made here.")
+    ] = False,
 ) -> None:
     """Run a whole local cluster until Ctrl-C. It is etcd, the embedded ClickHouse and the four services."""
     from proxist.cli import up as command
 
-    command.end(command.up(data_dir, port_base, ingest, query, json, log_level))
+    command.end(command.up(data_dir, port_base, ingest, query, json, log_level, tls))
 
 
 def _service(name: str, module: str, text: str) -> None:

@@ -12,6 +12,7 @@ import os
 import selectors
 import signal
 import socket
+import ssl
 import subprocess
 import time
 import urllib.request
@@ -63,13 +64,22 @@ class _Life:
 
 
 class Supervisor:
-    """`parts` under one roof. `say` takes one line for the operator."""
+    """`parts` under one roof. `say` takes one line for the operator; `probing` is what probes of https:// addresses show
+    and trust."""
 
-    def __init__(self, parts: Sequence[Part], log_dir: Path, run_dir: Path, say: Callable[[str], None]) -> None:
+    def __init__(
+        self,
+        parts: Sequence[Part],
+        log_dir: Path,
+        run_dir: Path,
+        say: Callable[[str], None],
+        probing: ssl.SSLContext | None = None,
+    ) -> None:
         log_dir.mkdir(parents=True, exist_ok=True)
         self._lives = [_Life(part, log_dir / f"{part.name}.log") for part in parts]
         self._run_dir = run_dir
         self._say = say
+        self._probing = probing
         self._selector = selectors.DefaultSelector()
         self._signals: list[int] = []
         self._environment = {key: value for key, value in os.environ.items() if not _is_setting(key)}
@@ -175,7 +185,8 @@ class Supervisor:
         for life in self._lives:
             if life.process is not None:
                 life.process.poll()
-            if life.running and life.endpoints is None and life.part.probe and _answers(life.part.probe):
+            waiting = life.running and life.endpoints is None
+            if waiting and life.part.probe and _answers(life.part.probe, self._probing):
                 self._now_ready(life, dict(life.part.endpoints or {}))
 
     def _patience_s(self) -> float:
@@ -274,9 +285,9 @@ def _signal(life: _Life, number: signal.Signals) -> None:
         life.process.send_signal(number)
 
 
-def _answers(url: str) -> bool:
+def _answers(url: str, probing: ssl.SSLContext | None) -> bool:
     try:
-        with urllib.request.urlopen(url, timeout=0.25) as response:
+        with urllib.request.urlopen(url, timeout=0.25, context=probing) as response:
             return bool(response.status == 200)
     except OSError:
         return False

@@ -1,4 +1,4 @@
-"""`proxist up`: a whole local cluster under one supervisor, on loopback, without passwords."""
+"""`proxist up`: a whole local cluster under one supervisor, on loopback; with `--tls` nobody enters without identity."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import os
 import sys
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from proxist.cli import parts
 from proxist.cli.supervisor import Supervisor
@@ -16,6 +16,9 @@ from proxist.rpc.run_dir import prepare_run_dir
 from proxist.rpc.status import TABLE, exit_code
 from proxist.wal.lock import DirectoryLock
 
+if TYPE_CHECKING:
+    from proxist.cli.cluster_tls import ClusterTls
+
 Status = Mapping[str, Mapping[str, Any]]
 
 PORT_TRIES = 3
@@ -23,21 +26,40 @@ PORT_TRIES = 3
 PORT_TAKEN_CODE = TABLE[PortTaken].exit_code
 
 
-def up(data_dir: Path, port_base: int | None, ingest: int, query: int, as_json: bool, log_level: str) -> int:
+def up(
+    data_dir: Path,
+    port_base: int | None,
+    ingest: int,
+    query: int,
+    as_json: bool,
+    log_level: str,
+    with_tls: bool = False,
+) -> int:
     """Run until SIGINT or SIGTERM; returns the exit code. What a user reads is on stdout, the rest on stderr.
 
-    With `as_json` stdout carries exactly one line, when all is ready.
+    With `as_json` stdout carries exactly one line, when all is ready. `with_tls`: see `cluster_tls`.
     """
+
+    def on_ready(status: Status) -> None:
+        if tls is not None:
+            tls.admit(status)
+        if as_json:
+            print(json.dumps(endpoints(status, tls)), flush=True)
+        else:
+            _print_table(status, data_dir, tls)
+
     try:
         data_dir = data_dir.resolve()
         with DirectoryLock(data_dir):
             run_dir = prepare_run_dir(data_dir)
+            tls = _tls_of(data_dir) if with_tls else None
+            probing = None if tls is None else tls.client.http_client()
             for tries_left in reversed(range(PORT_TRIES if port_base == 0 else 1)):
                 ports = parts.choose_ports(port_base, ingest, query)
-                planned = parts.plan(data_dir, run_dir, ports, ingest, query, log_level)
-                supervisor = Supervisor(planned, data_dir / "logs", run_dir, _say)
+                planned = parts.plan(data_dir, run_dir, ports, ingest, query, log_level, tls)
+                supervisor = Supervisor(planned, data_dir / "logs", run_dir, _say, probing)
                 try:
-                    supervisor.run(_print_json if as_json else lambda status: _print_table(status, data_dir))
+                    supervisor.run(on_ready)
                     return 0
                 except ProxistError as error:
                     if not tries_left or error.details.get("exit_code") != PORT_TAKEN_CODE:
@@ -50,8 +72,14 @@ def up(data_dir: Path, port_base: int | None, ingest: int, query: int, as_json: 
         return part_code if isinstance(part_code, int) and part_code > 0 else exit_code(error)
 
 
-def endpoints(status: Status) -> dict[str, Any]:
-    """The JSON of `--json` from the supervisor's status."""
+def _tls_of(data_dir: Path) -> ClusterTls:
+    from proxist.cli.cluster_tls import prepare  # here: a cluster without TLS does not load cryptography
+
+    return prepare(data_dir)
+
+
+def endpoints(status: Status, tls: ClusterTls | None = None) -> dict[str, Any]:
+    """The JSON of `--json` from the supervisor's status; with TLS the files that a client needs beside it."""
 
     def doors(part: Mapping[str, Any]) -> dict[str, str]:
         return {door: part[door] for door in ("flight", "flight_unix", "grpc", "http", "attach") if door in part}
@@ -67,14 +95,11 @@ def endpoints(status: Status) -> dict[str, Any]:
         "etcd": status["etcd"]["grpc"],
         "clickhouse": status["clickhouse"]["http"],
         "pids": {name: part["pid"] for name, part in status.items()},
+        **({"tls": tls.files()} if tls is not None else {}),
     }
 
 
-def _print_json(status: Status) -> None:
-    print(json.dumps(endpoints(status)), flush=True)
-
-
-def _print_table(status: Status, data_dir: Path) -> None:
+def _print_table(status: Status, data_dir: Path, tls: ClusterTls | None) -> None:
     from rich.console import Console
     from rich.table import Table
 
@@ -87,6 +112,9 @@ def _print_table(status: Status, data_dir: Path) -> None:
     console = Console(width=None if sys.stdout.isatty() else 120)
     console.print(table, highlight=False)
     query = next(part for part in status.values() if part["role"] == "query")
+    if tls is not None:
+        print("\nIts doors ask for a certificate and a token. For programs of this user:")
+        print("\n".join(f"  export {line}" for line in tls.exports()))
     console.print(
         f'\nConnect with proxist.connect("{query["flight"]}"); data and logs are in {data_dir}.\nCtrl-C ends everything.',
         highlight=False,
