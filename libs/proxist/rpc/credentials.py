@@ -10,6 +10,7 @@ from pyarrow import flight
 from proxist.auth.guard import Guard
 from proxist.auth.identity import Caller
 from proxist.auth.outgoing import HEADER
+from proxist.auth.rules import RULES, Action
 from proxist.errors import ProxistError, Unauthenticated, Unavailable
 
 MIDDLEWARE = "proxist-auth"
@@ -61,17 +62,21 @@ _STATUS = {Unauthenticated: 401, Unavailable: 503}
 
 
 class HttpGuard:
-    """ASGI: answers 401, 403 or 503 with the error's JSON, or lets the request through."""
+    """ASGI: answers 401, 403 or 503 with the error's JSON, or lets the request through.
 
-    def __init__(self, app: _Asgi, guard: Guard) -> None:
+    `certificate`: what is not open to everybody also needs a client certificate; the connection's protocol says under
+    `scope["state"]["certificate"]` whether one was verified.
+    """
+
+    def __init__(self, app: _Asgi, guard: Guard, certificate: bool = False) -> None:
         self._app = app
         self._guard = guard
+        self._certificate = certificate
 
     async def __call__(self, scope: MutableMapping[str, Any], receive: Any, send: Any) -> None:
         if scope["type"] == "http":
             try:
-                token = next((v.decode("latin-1") for k, v in scope["headers"] if k == HEADER.encode()), None)
-                self._guard.admit(f"http/{scope['path'].strip('/')}", token)
+                self._admit(f"http/{scope['path'].strip('/')}", scope)
             except ProxistError as error:
                 from starlette.responses import JSONResponse
 
@@ -80,6 +85,18 @@ class HttpGuard:
                 await JSONResponse(error.to_json(), status, headers)(scope, receive, send)
                 return
         await self._app(scope, receive, send)
+
+    def _admit(self, entry: str, scope: MutableMapping[str, Any]) -> None:
+        rule = RULES.get(entry)
+        is_open = rule is not None and rule.action is Action.OPEN
+        if self._certificate and not is_open and not scope["state"]["certificate"]:
+            raise Unauthenticated(
+                "This needs a client certificate and none came. Show one that the node's `tls_ca` signed, beside the "
+                "token, as with `curl --cert tls.crt --key tls.key --cacert ca.crt`.",
+                reason="missing",
+            )
+        token = next((v.decode("latin-1") for k, v in scope["headers"] if k == HEADER.encode()), None)
+        self._guard.admit(entry, token)
 
 
 def _text(value: Any) -> str | None:

@@ -21,6 +21,7 @@ from proxist.auth.outgoing import Credential
 from proxist.auth.outgoing import header as auth_header
 from proxist.errors import ProxistError
 from proxist.rpc.status import from_flight
+from proxist.rpc.tls import Tls, own
 from proxist.rpc.tracing import flight_headers, flight_outgoing
 
 WRITE_BYTES_MAX = 1 << 30
@@ -45,17 +46,21 @@ class Chunk:
 
 
 class FlightPeer:
-    """One server at `uri` (grpc://host:port or grpc+unix:///path). Connects at the first call, again after a break.
+    """One server at `uri` (grpc://host:port, grpc+tls://host:port or grpc+unix:///path). Connects at the first call,
+    again after a break.
 
     `credential` gives the token of each call; without one calls carry what this process presents, nothing as a rule.
+    `tls`, by default the process' own, counts for grpc+tls:// alone. Raises ConfigError where its files cannot be used.
     """
 
-    def __init__(self, uri: str, credential: Credential | None = None) -> None:
+    def __init__(self, uri: str, credential: Credential | None = None, tls: Tls | None = None) -> None:
         self.uri = uri
         self._credential = credential
+        shown = (tls or own()).flight_client() if uri.startswith("grpc+tls://") else {}
         try:
             self._client = flight.connect(
                 uri,
+                **shown,
                 write_size_limit_bytes=WRITE_BYTES_MAX,
                 generic_options=[
                     ("grpc.initial_reconnect_backoff_ms", 100),

@@ -27,6 +27,7 @@ from proxist.rpc.credentials import admit_flight
 from proxist.rpc.credentials import flight_middleware as auth_middleware
 from proxist.rpc.server_tracing import flight_call, flight_middleware
 from proxist.rpc.status import flight_error
+from proxist.rpc.tls import PLAIN, Tls
 
 SLICE_ROWS_MAX = 65_536
 SLICE_BYTES_MAX = 1 << 20
@@ -193,7 +194,9 @@ class _Calls:
 class FlightDoor:
     """Listens on `host:port` (0: a free port, see `port`) and on `unix_path`; serving when constructed.
 
-    Raises PortTaken or ConfigError, naming `flight_port`, where an address cannot be bound.
+    `tls` is for the TCP address: who reaches the socket passed the directory's mode. Its files are read once.
+    Raises PortTaken or ConfigError, naming `flight_port`, where an address cannot be bound, or the file of `tls` that
+    cannot be used.
     """
 
     def __init__(
@@ -205,12 +208,15 @@ class FlightDoor:
         *,
         calls_max: int = CALLS_MAX,
         guard: Guard | None = None,
+        tls: Tls = PLAIN,
     ) -> None:
         self._guard = guard or open_guard()
+        self._scheme = "grpc+tls" if tls.serves else "grpc"
         self._stopping = threading.Event()
         self._calls = _Calls(calls_max)
         self._listeners: list[_Listener] = []
-        self._listeners.append(self._listen(handler, f"grpc://{host}:{port}", local=False, host=host, port=port))
+        location = f"{self._scheme}://{host}:{port}"
+        self._listeners.append(self._listen(handler, location, local=False, host=host, port=port, tls=tls))
         self.host = host
         self.port: int = self._listeners[0].port
         self.unix_path = unix_path
@@ -225,7 +231,7 @@ class FlightDoor:
 
     @property
     def uri(self) -> str:
-        return f"grpc://{self.host}:{self.port}"
+        return f"{self._scheme}://{self.host}:{self.port}"
 
     @property
     def unix_uri(self) -> str | None:
@@ -254,9 +260,11 @@ class FlightDoor:
             return []
         return self._calls.names() or ["Flight's shutdown"]
 
-    def _listen(self, handler: FlightHandler, location: str, local: bool, host: str = "", port: int = 0) -> _Listener:
+    def _listen(
+        self, handler: FlightHandler, location: str, local: bool, host: str = "", port: int = 0, tls: Tls = PLAIN
+    ) -> _Listener:
         try:
-            return _Listener(location, handler, self._stopping, self._calls, local, self._guard)
+            return _Listener(location, handler, self._stopping, self._calls, local, self._guard, tls)
         except (pa.ArrowException, OSError) as error:
             if local:
                 raise Unavailable(
@@ -269,14 +277,22 @@ class _Listener(flight.FlightServerBase):
     """One address. pyarrow calls the methods below on gRPC's threads."""
 
     def __init__(
-        self, location: str, handler: FlightHandler, stopping: threading.Event, calls: _Calls, local: bool, guard: Guard
+        self,
+        location: str,
+        handler: FlightHandler,
+        stopping: threading.Event,
+        calls: _Calls,
+        local: bool,
+        guard: Guard,
+        tls: Tls,
     ) -> None:
         self._handler = handler
         self._stopping = stopping
         self._calls = calls
         self._local = local
         self._guard = guard
-        super().__init__(location, middleware={**flight_middleware(), **auth_middleware(guard)})
+        middleware = {**flight_middleware(), **auth_middleware(guard)}
+        super().__init__(location, middleware=middleware, **tls.flight_server())
 
     def _run(self, context: Any, name: str, work: Callable[[Call], T]) -> T:
         """Run one handler to its end as one counted call."""

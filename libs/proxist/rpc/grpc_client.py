@@ -12,6 +12,7 @@ import grpc
 
 from proxist.auth.outgoing import Credential, header
 from proxist.rpc.status import from_grpc
+from proxist.rpc.tls import Tls, own
 from proxist.rpc.tracing import grpc_metadata, grpc_outgoing
 
 TIMEOUT_S = 10.0
@@ -19,23 +20,33 @@ MESSAGE_BYTES_MAX = 16 << 20
 """Of both directions: gRPC's default of 4 MB is small for a status of many shards; bulk travels over Flight."""
 
 
-def connect(address: str, *, timeout_s: float = TIMEOUT_S, credential: Credential | None = None) -> grpc.Channel:
-    """A lazy channel to `host:port`; close it. A frozen peer is noticed after about 15 s, a dead one at once."""
-    channel = grpc.insecure_channel(
-        address,
-        options=[
-            ("grpc.max_receive_message_length", MESSAGE_BYTES_MAX),
-            ("grpc.max_send_message_length", MESSAGE_BYTES_MAX),
-            ("grpc.keepalive_time_ms", 10_000),
-            # keepalive_timeout alone left a frozen peer unnoticed for 65 s; ping_timeout is what counts
-            ("grpc.keepalive_timeout_ms", 5_000),
-            ("grpc.http2.ping_timeout_ms", 5_000),
-            ("grpc.http2.max_pings_without_data", 0),
-            ("grpc.initial_reconnect_backoff_ms", 100),
-            ("grpc.max_reconnect_backoff_ms", 1_000),
-            ("grpc.use_local_subchannel_pool", 1),
-        ],
-    )
+_OPTIONS = [
+    ("grpc.max_receive_message_length", MESSAGE_BYTES_MAX),
+    ("grpc.max_send_message_length", MESSAGE_BYTES_MAX),
+    ("grpc.keepalive_time_ms", 10_000),
+    # keepalive_timeout alone left a frozen peer unnoticed for 65 s; ping_timeout is what counts
+    ("grpc.keepalive_timeout_ms", 5_000),
+    ("grpc.http2.ping_timeout_ms", 5_000),
+    ("grpc.http2.max_pings_without_data", 0),
+    ("grpc.initial_reconnect_backoff_ms", 100),
+    ("grpc.max_reconnect_backoff_ms", 1_000),
+    ("grpc.use_local_subchannel_pool", 1),
+]
+
+
+def connect(
+    address: str, *, timeout_s: float = TIMEOUT_S, credential: Credential | None = None, tls: Tls | None = None
+) -> grpc.Channel:
+    """A lazy channel to `host:port`; close it. A frozen peer is noticed after about 15 s, a dead one at once.
+
+    With TLS where `tls`, by default the process' own, names an authority to trust. Raises ConfigError where its files
+    cannot be used.
+    """
+    shown = tls or own()
+    if shown.ca is None:
+        channel = grpc.insecure_channel(address, options=_OPTIONS)
+    else:
+        channel = grpc.secure_channel(address, shown.grpc_channel(), options=_OPTIONS)
     return grpc.intercept_channel(channel, _TypedErrors(address, timeout_s, credential))
 
 

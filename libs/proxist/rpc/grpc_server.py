@@ -19,6 +19,7 @@ from proxist.rpc.credentials import admit_grpc
 from proxist.rpc.grpc_client import MESSAGE_BYTES_MAX
 from proxist.rpc.server_tracing import GrpcTracing
 from proxist.rpc.status import grpc_status
+from proxist.rpc.tls import PLAIN, Tls
 from proxist.telemetry import tracing
 
 WORKERS = 16
@@ -39,8 +40,8 @@ class GrpcService:
 class GrpcDoor:
     """Listens on `host:port` (0: a free port, see `port`) when constructed; serves after `start`.
 
-    Raises PortTaken or ConfigError, naming `grpc_port`. Servicers raise any ProxistError; callers made with
-    `proxist.rpc.grpc_client.connect` raise the same class.
+    Raises PortTaken or ConfigError, naming `grpc_port` or the file of `tls` that cannot be used. Servicers raise any
+    ProxistError; callers made with `proxist.rpc.grpc_client.connect` raise the same class.
     """
 
     def __init__(
@@ -51,6 +52,7 @@ class GrpcDoor:
         *,
         workers: int = WORKERS,
         guard: Guard | None = None,
+        tls: Tls = PLAIN,
     ) -> None:
         errors = _Errors(guard or open_guard())
         self._pool = concurrent.futures.ThreadPoolExecutor(workers, thread_name_prefix="grpc")
@@ -74,10 +76,15 @@ class GrpcDoor:
         reflection.enable_server_reflection([*self._names, health.SERVICE_NAME, reflection.SERVICE_NAME], self._server)
         self.host = host
         try:
-            self.port: int = self._server.add_insecure_port(f"{host}:{port}")
+            self.port: int = self._listen(f"{host}:{port}", tls)
         except RuntimeError:
             self._pool.shutdown(wait=False)
             raise ports.bind_error(host, port, "grpc_port") from None
+
+    def _listen(self, address: str, tls: Tls) -> int:
+        if tls.serves:
+            return int(self._server.add_secure_port(address, tls.grpc_server()))
+        return int(self._server.add_insecure_port(address))
 
     @property
     def address(self) -> str:

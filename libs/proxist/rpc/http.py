@@ -15,12 +15,14 @@ from starlette.middleware import Middleware
 from starlette.requests import Request
 from starlette.responses import JSONResponse, PlainTextResponse, Response
 from starlette.routing import Route
+from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from proxist.auth.guard import Guard, open_guard
 from proxist.errors import InternalError
 from proxist.rpc import ports
 from proxist.rpc.credentials import HttpGuard
 from proxist.rpc.server_tracing import HttpTracing
+from proxist.rpc.tls import PLAIN, Tls
 from proxist.telemetry import tracing
 
 HealthSource = Callable[[], Mapping[str, Any]]
@@ -31,7 +33,8 @@ class HttpDoor:
     """Listens on `host:port` (0: a free port, see `port`) when constructed; answers after `start`.
 
     /livez is 200 while the process can answer; /readyz is 200 when `health()["state"]` is "ready", else 503; /health is
-    `health()` as JSON; /metrics is `registry` in Prometheus' text form. Raises PortTaken or ConfigError: `http_port`.
+    `health()` as JSON; /metrics is `registry` in Prometheus' text form. Where `tls` demands certificates, the first two
+    answer without one, for probes. Raises PortTaken or ConfigError: `http_port`, or the file of `tls` that is wrong.
     """
 
     def __init__(
@@ -42,7 +45,10 @@ class HttpDoor:
         *,
         registry: CollectorRegistry = REGISTRY,
         guard: Guard | None = None,
+        tls: Tls = PLAIN,
     ) -> None:
+        context = tls.http_server() if tls.serves else None
+        self._scheme = "http" if context is None else "https"
         self._health = health
         self._registry = registry
         self._socket = _bind(host, port)
@@ -55,7 +61,9 @@ class HttpDoor:
             Route("/metrics", self._metrics),
         ]
         config = uvicorn.Config(
-            _app(routes, guard or open_guard()),
+            _app(routes, guard or open_guard(), tls.demands_certificate),
+            http=_Connection,
+            ssl_context_factory=None if context is None else lambda *_: context,
             log_config=None,
             access_log=False,
             lifespan="off",
@@ -67,7 +75,7 @@ class HttpDoor:
 
     @property
     def url(self) -> str:
-        return f"http://{self.host}:{self.port}"
+        return f"{self._scheme}://{self.host}:{self.port}"
 
     def start(self) -> None:
         """On return requests are answered."""
@@ -107,11 +115,20 @@ class HttpDoor:
         return Response(generate_latest(self._registry), media_type=CONTENT_TYPE_LATEST)
 
 
-def _app(routes: list[Route], guard: Guard) -> Starlette:
+def _app(routes: list[Route], guard: Guard, certificate: bool) -> Starlette:
     middleware = [Middleware(HttpTracing)] if tracing.on() else []
-    if guard.on:
-        middleware.append(Middleware(HttpGuard, guard=guard))
+    if guard.on or certificate:
+        middleware.append(Middleware(HttpGuard, guard=guard, certificate=certificate))
     return Starlette(routes=routes, middleware=middleware)
+
+
+class _Connection(H11Protocol):
+    """uvicorn's own, which also tells the app whether the client showed a certificate; TLS has verified one that came."""
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+        super().connection_made(transport)
+        tls = transport.get_extra_info("ssl_object")
+        self.app_state = {**self.app_state, "certificate": tls is not None and bool(tls.getpeercert())}
 
 
 class _Server(uvicorn.Server):

@@ -32,6 +32,7 @@ import structlog
 from proxist import config as settings
 from proxist.config import ServiceConfig
 from proxist.errors import ProxistError, Unavailable
+from proxist.rpc import tls
 from proxist.rpc.status import exit_code, to_proxist
 from proxist.telemetry import logs, setup
 
@@ -121,6 +122,9 @@ def run(role: str, config: C, build: Callable[[C, Lifeline], Service]) -> NoRetu
     lifeline = Lifeline()
     _stop_on_signals(lifeline)
     try:
+        shown = tls.of(config)
+        shown.check()
+        tls.present(shown)
         service = build(config, lifeline)
         endpoints = service.start()
     except Exception as error:
@@ -129,6 +133,8 @@ def run(role: str, config: C, build: Callable[[C, Lifeline], Service]) -> NoRetu
         end(config.name, to_proxist(error))
     print(_ready_line(role, config.name, endpoints), flush=True)
     log.info("ready", insecure=config.insecure, **endpoints)
+    if config.insecure:
+        log.warning("insecure: whoever reaches this node's doors needs no TLS and no token", host=config.host)
     # Polled: a signal that the kernel gives to a thread of gRPC or Arrow is handled only when this thread wakes up.
     while not lifeline.ended.wait(SIGNAL_LOOK_S):
         pass

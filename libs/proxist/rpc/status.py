@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from proxist import errors
 from proxist.errors import ProxistError
+from proxist.rpc import handshake
 
 if TYPE_CHECKING:
     import grpc
@@ -170,6 +171,8 @@ _FOREIGN: dict[str, type[ProxistError]] = {
 def _foreign(status: str, text: str, subject: str) -> ProxistError:
     """For statuses that no Proxist handler made: the transport's own, or a peer that is not Proxist."""
     cls = _FOREIGN.get(status, errors.InternalError)
+    if cls is errors.Unavailable and (meaning := handshake.explain(text)):
+        return cls(f"The handshake with {subject} failed ({text}). {meaning}", reason=handshake.REASON)
     if cls is errors.Unavailable:
         return cls(f"{subject} does not answer ({text}). Is it running and reachable?", retry_after_s=0.2)
     if cls is errors.DeadlineExceeded:

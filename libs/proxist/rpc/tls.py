@@ -12,13 +12,14 @@ import ssl
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Generic, Literal, TypeVar
+from typing import TYPE_CHECKING, Any, Generic, Literal, TypeAlias, TypeVar
 
-from proxist.config import ServiceConfig
 from proxist.errors import ConfigError
 
 if TYPE_CHECKING:
     import grpc
+
+    from proxist.config import ServiceConfig  # pydantic, which the SDK's base install has not
 
 T = TypeVar("T")
 
@@ -59,6 +60,7 @@ class Tls:
         """Arguments of FlightServerBase; none where doors speak no TLS."""
         if not self.serves:
             return {}
+        self.check()
         pair, ca = self._pair(), self._ca()
         demand = {"verify_client": True, "root_certificates": ca} if self.demands_certificate else {}
         return {"tls_certificates": [pair], **demand}
@@ -213,6 +215,7 @@ class Renewed(Generic[T]):
         self._tls = tls
         self._make = make
         self._seen = self._look()
+        self._told = self._seen
         tls.check()
         self.value = make()
 
@@ -223,28 +226,37 @@ class Renewed(Generic[T]):
             return None
         try:
             self._tls.check()
-            self.value = self._make()
+            value = self._make()
         except ConfigError as error:
-            self._say("renewed TLS files cannot be used", error)
+            self._tell(now, error)
             return None
-        self._seen = now
-        return self.value
+        if self._look() != now:  # replaced while they were read: the next look takes them
+            return None
+        self.value, self._seen = value, now
+        return value
 
-    def _look(self) -> tuple[tuple[int, int, int] | None, ...]:
+    def _look(self) -> _Stamps:
         return tuple(_stamp(path) for path in self._tls.files)
 
-    def _say(self, what: str, error: ConfigError) -> None:
+    def _tell(self, stamps: _Stamps, error: ConfigError) -> None:
+        """Once for each state of the files."""
         import structlog  # here: the SDK's base install has none, and only doors come this far
 
-        structlog.get_logger("proxist.tls").warning(what, error=error.message)
+        if stamps != self._told:
+            self._told = stamps
+            structlog.get_logger("proxist.tls").warning("renewed TLS files cannot be used", error=error.message)
 
 
-def _stamp(path: Path) -> tuple[int, int, int] | None:
+_Stamps: TypeAlias = tuple[tuple[int, int, int, int] | None, ...]
+"""What changes when a file is written, replaced or given other rights; None for one that is not there."""
+
+
+def _stamp(path: Path) -> tuple[int, int, int, int] | None:
     try:
         found = path.stat()
     except OSError:
         return None
-    return found.st_ino, found.st_mtime_ns, found.st_size
+    return found.st_ino, found.st_size, found.st_mtime_ns, found.st_ctime_ns
 
 
 def _read(path: Path, setting: str) -> bytes:
