@@ -14,6 +14,7 @@ from proxist.auth.guard import Guard
 from proxist.auth.setup import guard_of
 from proxist.etcd import Catalog, EtcdClient, NodeRecord, NodeSession, this_host_id
 from proxist.pb import auth_pb2_grpc, controlplane_pb2, controlplane_pb2_grpc
+from proxist.rpc import tls
 from proxist.rpc.grpc_server import GrpcDoor, GrpcService
 from proxist.rpc.http import HttpDoor
 from proxist.rpc.service import Lifeline
@@ -66,7 +67,7 @@ class ControlPlane:
 
     def _start(self) -> dict[str, str]:
         config = self._config
-        client = self._undo.enter_context(EtcdClient(config.etcd_endpoints))
+        client = self._undo.enter_context(EtcdClient(config.etcd_endpoints, tls=tls.to_etcd(config)))
         self._catalog = catalog = Catalog.start(client)
         self._undo.callback(catalog.close)
         peers = Peers()
@@ -113,9 +114,11 @@ class ControlPlane:
             GrpcService(SERVICE_NAME, add, servicer),
             GrpcService(TOKENS_NAME, auth_pb2_grpc.add_AuthServiceServicer_to_server, tokens),
         ]
-        grpc_door = GrpcDoor(services, config.host, config.grpc_port, guard=guard)
+        grpc_door = GrpcDoor(services, config.host, config.grpc_port, guard=guard, tls=tls.of(config))
         self._undo.callback(self._stopping(grpc_door.stop))
-        http_door = HttpDoor(config.host, config.http_port, self._health, registry=figures, guard=guard)
+        http_door = HttpDoor(
+            config.host, config.http_port, self._health, registry=figures, guard=guard, tls=tls.of(config)
+        )
         self._undo.callback(self._stopping(http_door.stop))
         grpc_door.start()
         http_door.start()

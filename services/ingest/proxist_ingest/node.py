@@ -16,6 +16,7 @@ from proxist.errors import NotOwner, ProxistError, Unavailable
 from proxist.etcd import Catalog, EtcdClient, KeptLease, NodeRecord, NodeSession, this_host_id
 from proxist.model.ids import ShardId
 from proxist.pb import ingest_pb2_grpc as pb_grpc
+from proxist.rpc import tls
 from proxist.rpc.actions import ClusterActions
 from proxist.rpc.attach import AttachDoor
 from proxist.rpc.flight_client import FlightPeer
@@ -83,7 +84,7 @@ class IngestNode:
         config = self._config
         self._lock = DirectoryLock(config.data_dir)
         run_dir = prepare_run_dir(config.data_dir, config.run_dir)
-        self._client = EtcdClient(config.etcd_endpoints)
+        self._client = EtcdClient(config.etcd_endpoints, tls=tls.to_etcd(config))
         self._catalog = Catalog.start(self._client)
         self._opener = Opener(
             self._client,
@@ -99,13 +100,16 @@ class IngestNode:
         guard = guard_of(config, self._catalog.mirror)
         self._actions = ClusterActions(self._catalog, self.name)
         handler = IngestDoor(self, self._catalog, self, self._actions)
-        self._flight = FlightDoor(handler, config.host, config.flight_port, config.flight_socket, guard=guard)
+        self._flight = FlightDoor(
+            handler, config.host, config.flight_port, config.flight_socket, guard=guard, tls=tls.of(config)
+        )
         servicer = IngestServicer(self, self._catalog)
         self._grpc = GrpcDoor(
             [GrpcService(SERVICE_NAME, pb_grpc.add_IngestServiceServicer_to_server, servicer)],
             config.host,
             config.grpc_port,
             guard=guard,
+            tls=tls.of(config),
         )
         own = node_figures(
             "ingest",
@@ -117,7 +121,9 @@ class IngestNode:
         )
         shards, invalid = metrics.shards(self.open_shards), metrics.invalid(handler.invalid)
         figures = registry_of("ingest", own, metrics.disk(config.data_dir), shards, invalid)
-        self._http = HttpDoor(config.host, config.http_port, self.health, registry=figures, guard=guard)
+        self._http = HttpDoor(
+            config.host, config.http_port, self.health, registry=figures, guard=guard, tls=tls.of(config)
+        )
         self._attach = AttachDoor(config.attach_socket, self._provide, guard)
         self._grpc.start()
         self._http.start()

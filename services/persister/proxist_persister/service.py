@@ -14,6 +14,7 @@ from proxist.auth.setup import guard_of
 from proxist.clickhouse import ClickHouse
 from proxist.etcd import Catalog, EtcdClient, KeptLease, NodeRecord, NodeSession, this_host_id
 from proxist.pb import persister_pb2_grpc
+from proxist.rpc import tls
 from proxist.rpc.grpc_server import GrpcDoor, GrpcService
 from proxist.rpc.http import HttpDoor
 from proxist.rpc.service import Lifeline
@@ -61,7 +62,7 @@ class Persister:
 
     def _start(self) -> dict[str, str]:
         config = self._config
-        client = self._undo.enter_context(EtcdClient(config.etcd_endpoints))
+        client = self._undo.enter_context(EtcdClient(config.etcd_endpoints, tls=tls.to_etcd(config)))
         self._catalog = catalog = Catalog.start(client)
         self._undo.callback(catalog.close)
         clickhouse = ClickHouse(config.clickhouse, answer_timeout_s=config.insert_timeout_s)
@@ -112,9 +113,13 @@ class Persister:
         guard = guard_of(config, self._catalog.mirror)
         servicer = PersisterServicer(config.name, keeper, sink, pause_timeout_s=config.pause_timeout_s)
         add = persister_pb2_grpc.add_PersisterServiceServicer_to_server
-        grpc_door = GrpcDoor([GrpcService(SERVICE_NAME, add, servicer)], config.host, config.grpc_port, guard=guard)
+        grpc_door = GrpcDoor(
+            [GrpcService(SERVICE_NAME, add, servicer)], config.host, config.grpc_port, guard=guard, tls=tls.of(config)
+        )
         self._undo.callback(self._stopping(grpc_door.stop))
-        http_door = HttpDoor(config.host, config.http_port, self._health, registry=figures, guard=guard)
+        http_door = HttpDoor(
+            config.host, config.http_port, self._health, registry=figures, guard=guard, tls=tls.of(config)
+        )
         self._undo.callback(self._stopping(http_door.stop))
         grpc_door.start()
         http_door.start()

@@ -15,6 +15,7 @@ from proxist.clickhouse import ClickHouse
 from proxist.errors import Unavailable
 from proxist.etcd import Catalog, EtcdClient, NodeRecord, NodeSession, this_host_id
 from proxist.pb import query_pb2_grpc as pb_grpc
+from proxist.rpc import tls
 from proxist.rpc.actions import ClusterActions
 from proxist.rpc.flight_server import FlightDoor
 from proxist.rpc.grpc_server import GrpcDoor, GrpcService
@@ -95,7 +96,7 @@ class QueryNode:
     def _start(self) -> Mapping[str, str]:
         config = self._config
         prepare_run_dir(config.data_dir, config.run_dir)
-        self._client = self._closing(EtcdClient(config.etcd_endpoints))
+        self._client = self._closing(EtcdClient(config.etcd_endpoints, tls=tls.to_etcd(config)))
         self._catalog = self._closing(Catalog.start(self._client))
         self._clickhouse = self._closing(ClickHouse(config.clickhouse))
         self._attached = self._closing(Attached())
@@ -129,11 +130,13 @@ class QueryNode:
         door = QueryDoor(runner, self._catalog, actions, self.check_serving)
         servicer = QueryServicer(runner, self._catalog, self.name, lambda: self.state, self.check_serving)
         self._flight = self._opened(
-            FlightDoor(door, config.host, config.flight_port, config.flight_socket, guard=guard)
+            FlightDoor(door, config.host, config.flight_port, config.flight_socket, guard=guard, tls=tls.of(config))
         )
         service = GrpcService(SERVICE_NAME, pb_grpc.add_QueryServiceServicer_to_server, servicer)
-        self._grpc = self._opened(GrpcDoor([service], config.host, config.grpc_port, guard=guard))
-        self._http = self._opened(HttpDoor(config.host, config.http_port, self.health, registry=figures, guard=guard))
+        self._grpc = self._opened(GrpcDoor([service], config.host, config.grpc_port, guard=guard, tls=tls.of(config)))
+        self._http = self._opened(
+            HttpDoor(config.host, config.http_port, self.health, registry=figures, guard=guard, tls=tls.of(config))
+        )
         self._grpc.start()
         self._http.start()
         self._join_cluster()
