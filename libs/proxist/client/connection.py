@@ -6,6 +6,7 @@ import os
 import threading
 import time
 from collections.abc import Callable, Mapping
+from pathlib import Path
 from typing import Any, TypeVar
 
 import pyarrow as pa
@@ -22,6 +23,7 @@ from proxist.client.wire import UNREACHABLE, Wire, check_uri
 from proxist.client.writer import Writer
 from proxist.errors import InvalidArgument, NotFound, ProxistError, Unavailable
 from proxist.model.table import TableSpec, parse_spec
+from proxist.rpc.tls import PLAIN, Tls, from_environment, of_files
 
 TIMEOUT_S = 30.0
 TOKEN_VARIABLE = "PROXIST_TOKEN"
@@ -35,23 +37,34 @@ def connect(
     uri: str,
     *,
     token: str | None = None,
+    tls_ca: str | Path | None = None,
+    tls_cert: str | Path | None = None,
+    tls_key: str | Path | None = None,
     attach: str = "auto",
     timeout_s: float = TIMEOUT_S,
     read_retry_s: float = READ_RETRY_S,
 ) -> Connection:
-    """Connect to a cluster through one of its nodes: `grpc://host:port`, `grpc+unix:///path` or `host:port`.
+    """Connect to a cluster through one of its nodes: `grpc+tls://host:port`, `grpc://host:port`, `grpc+unix:///path` or
+    `host:port`, which is the first where there is a `tls_ca` and the second where there is none.
 
     Reads go to that node where it is a query node, else to a query node of the cluster; writes go straight to the
-    owners. `token` (else PROXIST_TOKEN) says who calls, where the cluster has `auth: tokens`. `timeout_s` bounds each
+    owners. `token` (else PROXIST_TOKEN) says who calls, where the cluster has `auth: tokens`. `tls_ca` (else
+    PROXIST_TLS_CA; PEM) is whom a TLS node must be certified by, without it any authority that the machine trusts;
+    `tls_cert` and `tls_key` (else PROXIST_TLS_CERT, PROXIST_TLS_KEY) are shown to nodes that ask. `timeout_s` bounds each
     call. A read whose node does not answer is tried again, there and on the cluster's other query nodes, for
     `read_retry_s`; an error that a node sent is raised at once. `attach`: "auto" and "never"; today a client reads over
     Flight either way, and the query node beside an owner attaches for it. Raises Unavailable where nobody answers,
-    Unauthenticated and PermissionDenied where the token is missing, not valid or too small.
+    Unauthenticated and PermissionDenied where the token is missing, not valid or too small, ConfigError where the TLS
+    files cannot be used.
     """
     if attach not in ("auto", "never"):
         raise InvalidArgument(f'`attach` is {attach!r}, but must be "auto" or "never".')
     connection = Connection(
-        uri, timeout_s=timeout_s, read_retry_s=read_retry_s, token=token or os.environ.get(TOKEN_VARIABLE) or None
+        uri,
+        timeout_s=timeout_s,
+        read_retry_s=read_retry_s,
+        token=token or os.environ.get(TOKEN_VARIABLE) or None,
+        tls=_tls(tls_ca, tls_cert, tls_key),
     )
     try:
         connection.topology()
@@ -61,12 +74,22 @@ def connect(
     return connection
 
 
+def _tls(ca: str | Path | None, cert: str | Path | None, key: str | Path | None) -> Tls:
+    """What was given, else what the environment says; a certificate and its key come from one place."""
+    told = from_environment()
+    pair = (cert, key) if cert or key else (told.cert, told.key)
+    return of_files(*pair, ca or told.ca)
+
+
 class Connection(Verbs):
     """Safe for several threads. `_lock` guards the wires, the topology, the writers, the probe session and the reader."""
 
-    def __init__(self, uri: str, *, timeout_s: float, read_retry_s: float, token: str | None = None) -> None:
+    def __init__(
+        self, uri: str, *, timeout_s: float, read_retry_s: float, token: str | None = None, tls: Tls = PLAIN
+    ) -> None:
         self._credential = fixed(token)
-        self.uri = check_uri(uri)
+        self._tls = tls
+        self.uri = check_uri(uri, tls)
         self._timeout_s = timeout_s
         self._read_retry_s = read_retry_s
         self._lock = threading.RLock()
@@ -175,7 +198,7 @@ class Connection(Verbs):
         with self._lock:
             self._check_open()
             if uri not in self._wires:
-                self._wires[uri] = Wire(uri, self._credential)
+                self._wires[uri] = Wire(uri, self._credential, self._tls)
             return self._wires[uri]
 
     def close(self) -> None:

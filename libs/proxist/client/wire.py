@@ -13,16 +13,18 @@ from proxist.errors import InternalError, InvalidArgument, Unavailable
 from proxist.model.receipt import RECEIPT_METADATA_KEY
 from proxist.rpc.flight_client import FlightPeer
 from proxist.rpc.status import from_flight
+from proxist.rpc.tls import Tls
 
 UNREACHABLE = "unreachable"
 """Key in the details of an Unavailable that no server sent: nobody answered at `details["unreachable"]`."""
 _SCHEMES = ("grpc", "grpc+tcp", "grpc+tls", "grpc+unix")
 
 
-def check_uri(uri: str) -> str:
-    """`host:port` is grpc://host:port. Raises InvalidArgument for a scheme that is not Flight's."""
+def check_uri(uri: str, tls: Tls) -> str:
+    """`host:port` is grpc+tls://host:port where `tls` names an authority, else grpc://host:port. Raises InvalidArgument
+    for a scheme that is not Flight's."""
     if "://" not in uri:
-        uri = f"grpc://{uri}"
+        uri = f"{'grpc' if tls.ca is None else 'grpc+tls'}://{uri}"
     scheme, _, rest = uri.partition("://")
     if scheme not in _SCHEMES or not rest:
         raise InvalidArgument(

@@ -23,6 +23,9 @@ START_S_MAX = 90.0
 LOG_TAIL_BYTES = 4_000
 POLL_S = 0.02
 
+TLS_VARIABLE = "PROXIST_TEST_TLS"
+"""With the value 1 every LocalCluster that is not told otherwise has TLS and tokens."""
+
 _live: set[LocalCluster] = set()
 
 
@@ -31,13 +34,20 @@ class LocalCluster:
     `pids`: those are of the start, `pid(part)` is current.
 
     Parts are named as in `endpoints["pids"]`: ingest-0, query-0, persister-0, controlplane-0, etcd, clickhouse.
+
+    With `tls` (None: as TLS_VARIABLE says) it is `proxist up --tls`, and from start to stop this process' environment has
+    what the SDK and pxctl need for it. Of several such clusters it is the one that started last.
     """
 
-    def __init__(self, data_dir: Path, *, ingest: int = 1, query: int = 1, port_base: int = 0) -> None:
+    def __init__(
+        self, data_dir: Path, *, ingest: int = 1, query: int = 1, port_base: int = 0, tls: bool | None = None
+    ) -> None:
+        self.tls = os.environ.get(TLS_VARIABLE) == "1" if tls is None else tls
         self.data_dir = data_dir
         self.run_dir = default_run_dir(data_dir)
         self.endpoints: dict[str, Any] = {}
         self._arguments = ["--ingest", str(ingest), "--query", str(query), "--port-base", str(port_base)]
+        self._arguments += ["--tls"] if self.tls else []
         self._process: subprocess.Popen[bytes] | None = None
 
     def start(self) -> Self:
@@ -53,11 +63,14 @@ class LocalCluster:
             self.stop()
             raise AssertionError(f"the cluster did not start\n{logs}")
         self.endpoints = json.loads(line)
+        if self.tls:
+            _variables.enter(self, self.client_environment())
         return self
 
     def stop(self) -> int:
         """SIGTERM and wait: the exit code of `proxist up`. The data stays, the run directory goes."""
         _live.discard(self)
+        _variables.leave(self)
         process = self._process
         if process is None:
             return 0
@@ -78,6 +91,14 @@ class LocalCluster:
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
         self.stop()
+
+    def client_environment(self) -> dict[str, str]:
+        """The variables by which the SDK and pxctl reach this cluster; none without TLS."""
+        if not self.tls:
+            return {}
+        files = self.endpoints["tls"]
+        paths = {f"PROXIST_TLS_{name.upper()}": files[name] for name in ("ca", "cert", "key")}
+        return {**paths, "PROXIST_TOKEN": Path(files["token_file"]).read_text().strip()}
 
     @property
     def supervisor_pid(self) -> int:
@@ -148,6 +169,39 @@ class LocalCluster:
 def live_clusters() -> list[LocalCluster]:
     """The clusters of this process that run now; a failing test shows their logs."""
     return list(_live)
+
+
+class _Variables:
+    """Variables of this process' environment that the clusters with TLS set, the last one over the others'."""
+
+    def __init__(self) -> None:
+        self._before: dict[str, str | None] = {}
+        self._wanted: dict[LocalCluster, dict[str, str]] = {}
+
+    def enter(self, cluster: LocalCluster, variables: dict[str, str]) -> None:
+        self._wanted[cluster] = variables
+        for name in variables:
+            self._before.setdefault(name, os.environ.get(name))
+        self._set()
+
+    def leave(self, cluster: LocalCluster) -> None:
+        if self._wanted.pop(cluster, None) is not None:
+            self._set()
+
+    def _set(self) -> None:
+        """What was there before any cluster, and over it what each of them wants."""
+        wanted: dict[str, str | None] = dict(self._before)
+        for variables in self._wanted.values():
+            wanted.update(variables)
+        for name, value in wanted.items():
+            os.environ.pop(name, None)
+            if value is not None:
+                os.environ[name] = value
+        if not self._wanted:
+            self._before.clear()
+
+
+_variables = _Variables()
 
 
 def _end_of(file: Path) -> str:
