@@ -23,6 +23,10 @@ _SIGNS: tuple[tuple[tuple[str, ...], str], ...] = (
         "Its certificate is for other names. Call it by one of those, or have one made for this name too.",
     ),
     (
+        ("certificate purpose",),
+        "Its certificate is not made for servers. Have one made for both uses, server and client authentication.",
+    ),
+    (
         ("verify failed",),
         "Its certificate is not of an authority that this side trusts. Give that authority's certificate as `tls_ca` "
         "(PROXIST_TLS_CA).",
