@@ -21,6 +21,8 @@ from proxist.errors import InvalidArgument, NotFound, Paused, ProxistError, Unav
 from proxist.pb import controlplane_pb2 as pb
 from proxist.pb import controlplane_pb2_grpc as pb_grpc
 from proxist.rpc.grpc_server import GrpcDoor, GrpcService
+from proxist.rpc.tls import PLAIN
+from proxist.testing.tls import DevCerts
 
 MARK = pb.Watermark(table="trades", shard=7, epoch=3, floor=100, persisted=2_000, end=2_500, t_persisted=10**18)
 MARK_JSON = {
@@ -124,6 +126,19 @@ def test_an_insecure_node_is_shown_as_such(pxctl: Run, plane: FakeControlPlane) 
     plane.answers["Status"] = pb.StatusResponse(nodes=[pb.Node(name="query-0", insecure=True)])
     assert as_json(pxctl, "status")["nodes"][0]["insecure"] is True
     assert "insecure" in pxctl("status")[1]
+
+
+def test_a_failed_handshake_is_not_a_control_plane_that_is_down(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("proxist.rpc.tls._own", PLAIN)  # which `main` replaces
+    certs, strangers = DevCerts(tmp_path / "certs"), DevCerts(tmp_path / "strangers")
+    door = GrpcDoor([], "127.0.0.1", 0, tls=certs.server)
+    door.start()
+    with pytest.raises(SystemExit) as ended:
+        main(["status", "--controlplane", door.address, "--timeout", "0.5", "--tls-ca", str(strangers.ca)])
+    assert (ended.value.code, door.stop(5.0)) == (69, [])
+    assert f"The handshake with {door.address} failed" in capsys.readouterr().err
 
 
 def test_watermarks_have_one_entry_per_shard(pxctl: Run, plane: FakeControlPlane) -> None:

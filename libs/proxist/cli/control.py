@@ -7,11 +7,17 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
-from proxist.errors import DeadlineExceeded
+from grpc_health.v1 import health_pb2, health_pb2_grpc
+
+from proxist.errors import DeadlineExceeded, ProxistError, Unavailable
 from proxist.pb import auth_pb2_grpc
 from proxist.pb import controlplane_pb2 as pb
 from proxist.pb import controlplane_pb2_grpc as pb_grpc
+from proxist.rpc import handshake
 from proxist.rpc.grpc_client import connect
+
+HANDSHAKE_S = 1.0
+"""How long a call that got no answer is followed up."""
 
 Row = dict[str, Any]
 
@@ -42,10 +48,23 @@ class ControlPlane:
         except DeadlineExceeded as error:
             if not error.message.startswith(self._address):
                 raise  # the control plane's own: it says what it waited for
+            self._say_handshake()
             raise DeadlineExceeded(
                 f"The control plane at {self._address} did not answer within {self._timeout_s:g} s. Is it running? "
                 "Pass its address with --controlplane HOST:PORT or PROXIST_CONTROLPLANE, or wait longer with --timeout."
             ) from None
+
+    def _say_handshake(self) -> None:
+        """Raises Unavailable where the handshake fails: gRPC waits for such a door as for one that is starting, and only
+        a call that does not wait is told."""
+        probe = health_pb2_grpc.HealthStub(self._channel)
+        try:
+            probe.Check(health_pb2.HealthCheckRequest(), timeout=HANDSHAKE_S)
+        except Unavailable as error:
+            if error.details.get("reason") == handshake.REASON:
+                raise
+        except ProxistError:
+            pass  # it is as silent as before
 
     @property
     def left_s(self) -> float:
