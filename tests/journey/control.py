@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
+import os
+import ssl
 import time
+import urllib.request
 from collections.abc import Callable
 from typing import Any
 
 import grpc
+from doors import shown
 
+from proxist.auth.cluster import ClusterSecret
 from proxist.pb import controlplane_pb2 as pb
 from proxist.pb import controlplane_pb2_grpc, ingest_pb2, ingest_pb2_grpc
+from proxist.testing.cluster import LocalCluster
 
 TIMEOUT_S = 60.0
 
@@ -46,12 +52,41 @@ BY_HAND = {"flush": {"rows": 1_000_000, "bytes": "1GiB", "age": "24h"}}
 """A flush policy under which the owner cuts a batch only when it is told to."""
 
 
+def channel(address: str) -> grpc.Channel:
+    """To a gRPC door; with TLS each call carries the token."""
+    pem = shown()
+    if not pem:
+        return grpc.insecure_channel(address)
+    token = grpc.access_token_call_credentials(os.environ["PROXIST_TOKEN"])
+    credentials = grpc.ssl_channel_credentials(pem["CA"], pem["KEY"], pem["CERT"])
+    return grpc.secure_channel(address, grpc.composite_channel_credentials(credentials, token))
+
+
+def operators_environment(cluster: LocalCluster) -> dict[str, str]:
+    """For pxctl as whoever runs the cluster, not as a tenant of it: with the cluster's secret where it has one."""
+    if not cluster.tls:
+        return dict(os.environ)
+    own = {name: value for name, value in os.environ.items() if name != "PROXIST_TOKEN"}
+    return {**own, "PROXIST_CLUSTER_SECRET_FILE": str(cluster.cluster_secret)}
+
+
+def metrics_page(cluster: LocalCluster, url: str) -> str:
+    """What a part counts, as whoever runs the cluster sees it."""
+    request, context = urllib.request.Request(f"{url}/metrics"), None
+    if cluster.tls:
+        request.add_header("authorization", f"Bearer {ClusterSecret.read(cluster.cluster_secret).sign('journey')}")
+        context = ssl.create_default_context(cafile=os.environ["PROXIST_TLS_CA"])
+        context.load_cert_chain(os.environ["PROXIST_TLS_CERT"], os.environ["PROXIST_TLS_KEY"])
+    with urllib.request.urlopen(request, context=context, timeout=TIMEOUT_S) as page:
+        return str(page.read().decode())
+
+
 class Control:
     """The verbs that the journeys need, against one cluster's endpoints."""
 
     def __init__(self, endpoints: dict[str, Any]) -> None:
-        self._channel = grpc.insecure_channel(endpoints["controlplane"]["grpc"])
-        self._owners = [grpc.insecure_channel(owner["grpc"]) for owner in endpoints["ingest"]]
+        self._channel = channel(endpoints["controlplane"]["grpc"])
+        self._owners = [channel(owner["grpc"]) for owner in endpoints["ingest"]]
         self._stub = controlplane_pb2_grpc.ControlPlaneServiceStub(self._channel)
 
     def close(self) -> None:

@@ -10,8 +10,8 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.flight as fl
 import pytest
-from control import TRADES, Control
-from doors import DEADLINE, action, by_get, put, receipt
+from control import TRADES, Control, metrics_page
+from doors import action, by_get, dial, each_call, put, receipt
 
 from proxist.testing.cluster import LocalCluster
 
@@ -153,10 +153,7 @@ def test_a_query_node_names_the_owner_to_a_writer(query: str, ingest: str) -> No
 
 def test_hot_queries_execute_no_clickhouse_statement(cluster: LocalCluster, query: str) -> None:
     def statements() -> float:
-        from urllib.request import urlopen
-
-        with urlopen(cluster.endpoints["query"][0]["http"] + "/metrics") as page:
-            text = page.read().decode()
+        text = metrics_page(cluster, cluster.endpoints["query"][0]["http"])
         found = re.findall(r"^proxist_clickhouse_statements_total(?:\{[^}]*\})? ([0-9.e+]+)", text, re.MULTILINE)
         assert found, "the query node counts its ClickHouse statements"
         return sum(map(float, found))
@@ -216,12 +213,12 @@ def test_the_owner_killed_under_readers_never_answers_from_dead_memory(cluster: 
             acked += 10
         cluster.kill("ingest-0")
         refused = 0
-        with fl.connect(query) as client:
+        with dial(query) as client:
 
             def count() -> int | None:
                 ticket = fl.Ticket(json.dumps({"scan": {"table": "owned", "columns": ["trade_id"]}}).encode())
                 try:
-                    return int(client.do_get(ticket, DEADLINE).read_all().num_rows)
+                    return int(client.do_get(ticket, each_call()).read_all().num_rows)
                 except fl.FlightError as error:
                     assert json.loads(error.extra_info)["code"] in (  # noqa: PT017  # an answer is right too
                         "UNAVAILABLE",

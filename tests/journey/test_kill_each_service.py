@@ -5,6 +5,7 @@ from __future__ import annotations
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import clickhouse_connect
 import pyarrow as pa
@@ -33,6 +34,16 @@ def assert_each_id_once(found: dict[str, tuple[int, int, int, int]], way: str) -
         assert count == distinct == high - low + 1, (
             f"{way}: {symbol} has {count} rows, {distinct} ids in [{low}, {high}]"
         )
+
+
+def clickhouse_door(cluster: LocalCluster) -> dict[str, Any]:
+    interface, _, address = cluster.endpoints["clickhouse"].partition("://")
+    host, _, port = address.partition(":")
+    door = {"interface": interface, "host": host, "port": int(port)}
+    if not cluster.tls:
+        return door
+    files = cluster.endpoints["tls"]
+    return {**door, "ca_cert": files["ca"], "client_cert": files["cert"], "client_cert_key": files["key"]}
 
 
 def test_every_trade_id_once_after_kill_of_each_part(tmp_path: Path, data_dir: Path) -> None:
@@ -66,8 +77,7 @@ def test_every_trade_id_once_after_kill_of_each_part(tmp_path: Path, data_dir: P
             }
         )
         assert_each_id_once({r["symbol"]: (r["n"], r["d"], r["a"], r["b"]) for r in sql.to_pylist()}, "sql")
-        host, _, port = cluster.endpoints["clickhouse"].removeprefix("http://").partition(":")
-        client = clickhouse_connect.get_client(host=host, port=int(port), autogenerate_session_id=False)
+        client = clickhouse_connect.get_client(**clickhouse_door(cluster), autogenerate_session_id=False)
         direct = client.query_arrow("SELECT toString(symbol) AS symbol, trade_id FROM default.trades", use_strings=True)
         client.close()
         assert_each_id_once(ids_by_symbol(direct), "ClickHouse")

@@ -9,9 +9,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import grpc
 import pytest
-from control import TRADES, Control
+from control import TRADES, Control, channel, operators_environment
 from doors import action, by_get, put
 from google.protobuf.descriptor_pool import DescriptorPool
 from grpc_reflection.v1alpha.proto_reflection_descriptor_database import ProtoReflectionDescriptorDatabase
@@ -29,11 +28,16 @@ def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LocalCluster]:
         yield running
 
 
-def pxctl(cluster: LocalCluster, *words: str) -> Any:
+def pxctl_says(cluster: LocalCluster, *words: str) -> str:
     command = [sys.executable, "-m", "proxist.cli.pxctl", "--controlplane", cluster.endpoints["controlplane"]["grpc"]]
-    done = subprocess.run([*command, "-o", "json", *words], capture_output=True, text=True, timeout=60, check=False)
+    env = operators_environment(cluster)
+    done = subprocess.run([*command, *words], capture_output=True, text=True, timeout=60, check=False, env=env)
     assert done.returncode == 0, done.stderr
-    return json.loads(done.stdout)
+    return done.stdout
+
+
+def pxctl(cluster: LocalCluster, *words: str) -> Any:
+    return json.loads(pxctl_says(cluster, "-o", "json", *words))
 
 
 def test_reflection_lists_the_four_services_and_their_methods(cluster: LocalCluster) -> None:
@@ -44,8 +48,8 @@ def test_reflection_lists_the_four_services_and_their_methods(cluster: LocalClus
         "proxist.controlplane.v1.ControlPlaneService": cluster.endpoints["controlplane"]["grpc"],
     }
     for name, address in doors.items():
-        with grpc.insecure_channel(address) as channel:
-            database = ProtoReflectionDescriptorDatabase(channel)
+        with channel(address) as opened:
+            database = ProtoReflectionDescriptorDatabase(opened)
             listed = set(database.get_services())
             assert {name, "grpc.health.v1.Health"} <= listed
             service = DescriptorPool(database).FindServiceByName(name)
@@ -64,20 +68,7 @@ def test_status_shows_nodes_with_current_pids_and_shards_with_lag(cluster: Local
     assert len(marks) == 4
     assert {"table", "shard", "epoch", "floor", "persisted", "end"} <= set(marks[0])
     assert len(pxctl(cluster, "shards")) == 4
-    text = subprocess.run(
-        [
-            sys.executable,
-            "-m",
-            "proxist.cli.pxctl",
-            "--controlplane",
-            cluster.endpoints["controlplane"]["grpc"],
-            "status",
-        ],
-        capture_output=True,
-        text=True,
-        timeout=60,
-        check=True,
-    ).stdout
+    text = pxctl_says(cluster, "status")
     for word in ("ingest-0", "trades", "end", "persisted", "floor", "lag"):
         assert word in text.lower(), text
 

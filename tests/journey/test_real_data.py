@@ -13,7 +13,7 @@ import pyarrow as pa
 import pyarrow.flight as fl
 import pytest
 from control import BY_HAND, QUOTES, TRADES, Control
-from doors import Ask, action, by_get, by_session, put, receipt
+from doors import Ask, action, by_get, by_session, dial, each_call, put, receipt
 from golden import asof_query, assert_golden, by_operators, by_sql, read_golden
 
 from proxist.testing.cluster import LocalCluster
@@ -142,8 +142,8 @@ def test_golden_answers_at_four_moments_as_recorded(
 def write_half_and_half(cluster: LocalCluster, control: Control, name: str, rows: pa.Table) -> None:
     uri, half = cluster.endpoints["ingest"][0]["flight"], rows.num_rows // 2
     for part, first in ((rows.slice(0, half), True), (rows.slice(half), False)):
-        with fl.connect(uri) as client:
-            writer, reader = client.do_put(fl.FlightDescriptor.for_path(name), rows.schema)
+        with dial(uri) as client:
+            writer, reader = client.do_put(fl.FlightDescriptor.for_path(name), rows.schema, each_call())
             with writer:
                 batches = part.combine_chunks().to_batches(max_chunksize=5000)
                 for batch in batches:

@@ -12,7 +12,7 @@ import pyarrow as pa
 import pyarrow.flight as fl
 import pytest
 from control import TRADES, Control
-from doors import Ask, action, by_get, receipt
+from doors import Ask, action, by_get, dial, each_call, receipt
 
 from proxist.testing.cluster import LocalCluster
 
@@ -66,9 +66,9 @@ def random_query(rng: random.Random) -> dict[str, Any]:
 def stream(uri: str, stop: threading.Event, failures: list[BaseException]) -> None:
     rng = np.random.default_rng(SEED)
     try:
-        with fl.connect(uri) as client:
+        with dial(uri) as client:
             first = rows(0, rng)
-            writer, reader = client.do_put(fl.FlightDescriptor.for_path("trades"), first.schema)
+            writer, reader = client.do_put(fl.FlightDescriptor.for_path("trades"), first.schema, each_call())
             with writer:
                 for number in range(BATCHES):
                     writer.write_with_metadata(rows(number * BATCH, rng), b"{}")

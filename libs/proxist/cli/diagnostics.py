@@ -24,6 +24,7 @@ from proxist.errors import ProxistError
 from proxist.pb import controlplane_pb2 as pb
 from proxist.pb import ingest_pb2, ingest_pb2_grpc, persister_pb2, persister_pb2_grpc, query_pb2, query_pb2_grpc
 from proxist.rpc.grpc_client import connect
+from proxist.rpc.tls import own
 
 LOG_BYTES = 1 << 20
 """Of each log, from its end."""
@@ -131,7 +132,7 @@ def _ask(address: str, stub: Callable[[Any], Any], method: str, request: Any) ->
 
 def _get(url: str) -> str:
     request = urllib.request.Request(url, headers=dict(header(None)))
-    with urllib.request.urlopen(request, timeout=CALL_S) as response:
+    with urllib.request.urlopen(request, timeout=CALL_S, context=own().http_client()) as response:
         return str(response.read().decode())
 
 

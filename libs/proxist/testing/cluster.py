@@ -101,6 +101,11 @@ class LocalCluster:
         return {**paths, "PROXIST_TOKEN": Path(files["token_file"]).read_text().strip()}
 
     @property
+    def cluster_secret(self) -> Path:
+        """With TLS: the file by which its services, and whoever runs it, prove themselves."""
+        return self.data_dir / "tls" / "cluster.secret"
+
+    @property
     def supervisor_pid(self) -> int:
         assert self._process is not None, "the cluster was not started"
         return self._process.pid
