@@ -60,9 +60,9 @@ def traced(collector: Collector, tmp_path_factory: pytest.TempPathFactory) -> It
         for name, value in collector.environment(OTEL_TRACES_SAMPLER="parentbased_always_off").items():
             environment.setenv(name, value)
         environment.setenv("PROXIST_SLOW_QUERY_S", "0")
-        with LocalCluster(tmp_path_factory.mktemp("traced")) as cluster:
+        with LocalCluster(tmp_path_factory.mktemp("traced"), ingest=2) as cluster:
             with proxist.connect(cluster.endpoints["query"][0]["flight"]) as connection:
-                connection.create_table(SPEC)
+                connection.create_table(SPEC)  # its one shard, the cluster's first, is placed on ingest-0
                 connection.table("ticks").write(rows(3))
                 connection.flush("ticks")
             yield cluster
@@ -147,6 +147,50 @@ def test_a_write_over_flight_is_one_trace_and_its_persister_batch_is_linked(
     told, heard = [span for span in collector.spans(persisted.trace_id) if span.name == method]
     assert (told.kind, told.service, heard.kind, heard.service) == ("client", "persister-0", "server", "ingest-0")
     assert heard.parent_id == told.span_id
+
+
+@pytest.mark.parametrize("way", ["call", "batch"])
+def test_a_write_that_one_owner_passes_on_to_another_is_one_trace(
+    traced: LocalCluster, collector: Collector, way: str
+) -> None:
+    """The context comes with the call or with the batch; the owners' spans hang under one another either way."""
+    table = f"pairs_by_{way}"
+    with proxist.connect(traced.endpoints["query"][0]["flight"]) as connection:
+        connection.create_table({**SPEC, "name": table, "shards": 2})
+    traceparent, trace_id, span_id = context()
+    headers = [(b"traceparent", traceparent.encode())] if way == "call" else []
+    metadata = {"traceparent": traceparent} if way == "batch" else {}
+    times = pa.array(range(40), pa.timestamp("ns", "UTC"))
+    columns = {"ts": times, "symbol": [f"{CANARY}-{i}" for i in range(40)], "price": [1.0] * 40}
+    batch = pa.table(columns).to_batches()[0]
+    with flight.connect(traced.endpoints["ingest"][0]["flight"]) as client:
+        options = flight.FlightCallOptions(timeout=WAIT_S, headers=headers)
+        writer, reader = client.do_put(flight.FlightDescriptor.for_path(table), batch.schema, options)
+        writer.write_with_metadata(batch, json.dumps(metadata).encode())
+        assert json.loads(reader.read().to_pybytes())["rows"] == 40
+        writer.close()
+
+    def of(spans: Any, name: str) -> dict[str, Seen]:
+        return {span.service: span for span in spans if span.name == name}
+
+    both = {"ingest-0", "ingest-1"}
+    assert collector.wait(
+        lambda spans: both <= set(of(spans, "hot.apply")) and both <= set(of(spans, "ingest.batch")), WAIT_S, trace_id
+    ), names(collector.spans(trace_id))
+    spans = collector.spans(trace_id)
+    batches, applied = of(spans, "ingest.batch"), of(spans, "hot.apply")
+    near, far = batches["ingest-0"], batches["ingest-1"]
+    assert far.parent_id == near.span_id
+    if way == "call":
+        assert collector.wait(lambda spans: f"{FLIGHT}/DoPut" in names(spans), WAIT_S, trace_id)
+        door = named(collector.spans(trace_id), f"{FLIGHT}/DoPut")
+        assert (door.service, door.parent_id, near.parent_id) == ("ingest-0", span_id, door.span_id)
+    else:
+        assert near.parent_id == span_id
+    assert {node: applied[node].parent_id for node in both} == {node: batches[node].span_id for node in both}
+    assert far.attributes["db.collection.name"] == table
+    assert near.attributes["db.operation.batch.size"] == 40
+    assert 0 < far.attributes["db.operation.batch.size"] < 40, "the far owner's part alone was passed on"
 
 
 @pytest.mark.parametrize("hot_path", ["attach", "flight"])
