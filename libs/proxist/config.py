@@ -61,7 +61,7 @@ class ServiceConfig(BaseSettings):
     """`host:port`, several with commas; with `https://` before each it is called with TLS."""
     etcd_ca: Path | None = None
     """The authority that signed etcd's certificate, PEM. Default: `tls_ca`."""
-    clickhouse: str = "http://127.0.0.1:8123"
+    clickhouse: str = Field(default="http://127.0.0.1:8123", repr=False)
     """ClickHouse's HTTP interface, `http://` or `https://`."""
     clickhouse_ca: Path | Literal["system"] | None = None
     """The authority that signed ClickHouse's certificate, PEM, or `system` for those that the machine trusts. Default:
@@ -289,7 +289,12 @@ def _file(cls: type[ServiceConfig], path: Path) -> dict[str, Any]:
     except OSError as error:
         raise ConfigError(f"The config file {path} cannot be read ({error.strerror}). Check `--config`.") from None
     except yaml.YAMLError as error:
-        raise ConfigError(f"The config file {path} is not YAML: {' '.join(str(error).split())}.") from None
+        # Not the error's own text: it repeats the line, which may hold a password.
+        mark = getattr(error, "problem_mark", None)
+        where = "" if mark is None else f" in line {mark.line + 1}"
+        raise ConfigError(
+            f"The config file {path} is not YAML{where}: {getattr(error, 'problem', 'unreadable')}."
+        ) from None
     if values is None:
         return {}
     if not isinstance(values, dict):
@@ -300,6 +305,20 @@ def _file(cls: type[ServiceConfig], path: Path) -> dict[str, Any]:
                 f"The config file {path} has the unknown setting {key!r}. Settings are {', '.join(cls.model_fields)}."
             )
     return values
+
+
+def without_password(address: str) -> str:
+    """An address for people: user and password, all before its last @, are hidden."""
+    head, at, rest = address.rpartition("@")
+    scheme, slashes, _ = head.partition("://")
+    return f"{scheme if slashes else ''}{slashes}***@{rest}" if at else address
+
+
+def _shown(value: Any) -> str:
+    """A setting's value in a message; one that is no text and holds an @ is not shown."""
+    if isinstance(value, str):
+        return repr(without_password(value))
+    return f"a {type(value).__name__}" if "@" in repr(value) else repr(value)
 
 
 def _explain(error: ValidationError) -> str:
@@ -316,6 +335,6 @@ def _explain(error: ValidationError) -> str:
         else:
             rule = problem["msg"].removeprefix("Value error, ")
             parts.append(
-                f"`{name}` is {problem['input']!r}: {rule}. Change `{name}` (--{_flag(name)}, {ENV_PREFIX}{name.upper()})."
+                f"`{name}` is {_shown(problem['input'])}: {rule}. Change `{name}` (--{_flag(name)}, {ENV_PREFIX}{name.upper()})."
             )
     return " ".join(parts)

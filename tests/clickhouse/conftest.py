@@ -9,6 +9,7 @@ from collections.abc import Iterator
 import pytest
 
 from proxist.testing.clickhouse import LocalClickHouse
+from proxist.testing.tls import DevCerts
 
 REAL_IMAGE = "clickhouse/clickhouse-server:25.8"
 
@@ -16,6 +17,18 @@ REAL_IMAGE = "clickhouse/clickhouse-server:25.8"
 @pytest.fixture(scope="session")
 def embedded(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LocalClickHouse]:
     with LocalClickHouse(tmp_path_factory.mktemp("clickhouse")) as server:
+        yield server
+
+
+@pytest.fixture(scope="session")
+def certs(tmp_path_factory: pytest.TempPathFactory) -> DevCerts:
+    return DevCerts(tmp_path_factory.mktemp("certs"))
+
+
+@pytest.fixture(scope="module")
+def tls_embedded(tmp_path_factory: pytest.TempPathFactory, certs: DevCerts) -> Iterator[LocalClickHouse]:
+    """One that demands a certificate; nobody stops it."""
+    with LocalClickHouse(tmp_path_factory.mktemp("clickhouse-tls"), tls=certs.server) as server:
         yield server
 
 

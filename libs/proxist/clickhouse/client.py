@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 import threading
 import time
 import uuid
 from collections.abc import Mapping
-from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 from urllib.parse import unquote, urlsplit
 
 import pyarrow as pa
@@ -21,8 +21,9 @@ from urllib3 import Timeout
 from urllib3.exceptions import HTTPError
 
 from proxist.clickhouse import ddl
-from proxist.clickhouse.failures import from_clickhouse
+from proxist.clickhouse.failures import from_clickhouse, not_connected
 from proxist.clickhouse.types import arrow_type_text, stored_schema, to_stored
+from proxist.config import without_password
 from proxist.errors import ConfigError, ProxistError
 from proxist.model.ids import Offset, ShardId
 from proxist.model.table import Table
@@ -30,6 +31,9 @@ from proxist.telemetry import tracing
 from proxist.telemetry.figures import Histogram
 from proxist.telemetry.metrics import STORE_S
 from proxist.telemetry.tracing import Span
+
+if TYPE_CHECKING:
+    from proxist.rpc.tls import Tls  # a value that is handed in: this layer imports nothing of the doors
 
 INSERT_ROWS_MAX = 1_000_000
 """Rows of one insert: more would be cut into several blocks, and one insert must be one block (atomic, one token)."""
@@ -55,18 +59,23 @@ _INSERT_SETTINGS: dict[str, Any] = {
 }
 
 
-@dataclass(frozen=True, slots=True)
+@dataclasses.dataclass(frozen=True, slots=True)
 class Endpoint:
     """Where a ClickHouse server listens, from a URL such as `http://user:secret@host:8123`."""
 
     host: str
     port: int
     user: str
-    password: str
+    password: str = dataclasses.field(repr=False)
     secure: bool
 
     def __str__(self) -> str:
-        return f"{self.host}:{self.port}"
+        return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"
+
+    @property
+    def url(self) -> str:
+        """For people and for the wire: without user and password."""
+        return f"{'https' if self.secure else 'http'}://{self}"
 
 
 def parse_endpoint(url: str) -> Endpoint:
@@ -78,7 +87,7 @@ def parse_endpoint(url: str) -> Endpoint:
         port = -1
     if parts.scheme not in ("http", "https") or not parts.hostname or port == -1:
         raise ConfigError(
-            f"`clickhouse` is {url!r}, but must be the URL of ClickHouse's HTTP interface. "
+            f"`clickhouse` is {without_password(url)!r}, but must be the URL of ClickHouse's HTTP interface. "
             "Write for example http://127.0.0.1:8123."
         )
     secure = parts.scheme == "https"
@@ -98,18 +107,32 @@ class ClickHouse:
     `proxist.clickhouse.failures`: `details["outcome"]` is "none", "failed" or "unknown".
     """
 
-    def __init__(self, url: str, *, connect_timeout_s: float = 3.0, answer_timeout_s: float = 300.0) -> None:
-        """`answer_timeout_s`: silence after which a statement's outcome counts as unknown."""
+    def __init__(
+        self, url: str, *, tls: Tls | None = None, connect_timeout_s: float = 3.0, answer_timeout_s: float = 300.0
+    ) -> None:
+        """`tls` is for https: what is shown and trusted; without a `ca` in it: whom the machine trusts. Each new
+        connection reads its files. `answer_timeout_s`: silence after which a statement's outcome counts as unknown.
+
+        Raises ConfigError for a URL that is none, and for TLS files that cannot be used.
+        """
         self.endpoint = parse_endpoint(url)
         self._connect_timeout_s = connect_timeout_s
         self._answer_timeout_s = answer_timeout_s
-        self._pool = get_pool_manager(maxsize=POOL_CONNECTIONS_MAX, num_pools=4)
+        self._pool = get_pool_manager(maxsize=POOL_CONNECTIONS_MAX, num_pools=4, **self._files(tls))
         self._local = threading.local()
         self._count_lock = threading.Lock()  # guards _statements and _failures
         self._statements = 0
         self._failures = dict.fromkeys(OUTCOMES, 0)
         self.statement_seconds = Histogram(STORE_S)
         """Of every statement, failed ones too."""
+
+    def _files(self, tls: Tls | None) -> dict[str, Any]:
+        """As urllib3 takes them: by path, read for each connection."""
+        if tls is None or not self.endpoint.secure:
+            return {}
+        tls.check()
+        files = {"ca_cert": tls.ca, "client_cert": tls.cert, "client_cert_key": tls.key}
+        return {name: str(path) for name, path in files.items() if path is not None}
 
     @property
     def statements(self) -> int:
@@ -129,10 +152,9 @@ class ClickHouse:
 
     def ping(self) -> bool:
         """Whether the server answers /ping now."""
-        scheme = "https" if self.endpoint.secure else "http"
         try:
             answer = self._pool.request(
-                "GET", f"{scheme}://{self.endpoint}/ping", timeout=self._connect_timeout_s, retries=False
+                "GET", f"{self.endpoint.url}/ping", timeout=self._connect_timeout_s, retries=False
             )
         except HTTPError:
             return False
@@ -283,8 +305,7 @@ class _Statement:
         try:
             client = self._owner._client()
         except (ClickHouseError, HTTPError, OSError) as error:
-            typed = from_clickhouse(error, str(self._owner.endpoint))
-            typed.details["outcome"] = "none"  # connecting failed: the statement itself was never sent
+            typed = not_connected(error, str(self._owner.endpoint), secure=self._owner.endpoint.secure)
             self._owner._failed(typed)
             self._span.fail(typed)
             self._span.end()

@@ -11,7 +11,14 @@ import re
 from typing import Any
 
 from clickhouse_connect.driver.exceptions import Error
-from urllib3.exceptions import ConnectTimeoutError, MaxRetryError, NewConnectionError, ReadTimeoutError
+from urllib3.exceptions import (
+    ConnectTimeoutError,
+    MaxRetryError,
+    NewConnectionError,
+    ProtocolError,
+    ReadTimeoutError,
+    SSLError,
+)
 
 from proxist.errors import (
     DeadlineExceeded,
@@ -40,6 +47,8 @@ _MESSAGE = re.compile(
     r"(?:Code: \d+\. )?(?:DB::Exception: )?(.*?)(?:\s*\(version [^)]*(?:\([^)]*\))?\))?\s*$", re.DOTALL
 )
 _PREFIX = re.compile(r".*?server response: ", re.DOTALL)
+_CERTIFICATE_ALERT = re.compile(r"ALERT_(?:\w*CERTIFICATE|UNKNOWN_CA)")
+"""Alerts that belong to a handshake, so that the statement behind it was not executed."""
 _URL = re.compile(r" \(for url [^)]*\)\s*$")
 
 
@@ -56,6 +65,10 @@ def from_clickhouse(error: Exception, where: str, *, bounded: bool = False) -> P
             retry_after_s=1.0,
             outcome="none",
         )
+    if (why := _handshake(error)) is not None:
+        return Unavailable(
+            f"The TLS handshake with ClickHouse at {where} failed: {why}", retry_after_s=1.0, outcome="none"
+        )
     if bounded and _any_cause(error, ReadTimeoutError):
         return DeadlineExceeded(f"ClickHouse at {where} did not answer in the statement's time.", outcome="unknown")
     return Unavailable(
@@ -64,6 +77,43 @@ def from_clickhouse(error: Exception, where: str, *, bounded: bool = False) -> P
         retry_after_s=1.0,
         outcome="unknown",
     )
+
+
+def not_connected(error: Exception, where: str, *, secure: bool) -> ProxistError:
+    """The same for what was raised before any statement was sent; `secure`: where https was spoken."""
+    broken = _any_cause(error, ProtocolError, SSLError) and not _any_cause(error, ReadTimeoutError)
+    if broken and _handshake(error) is None:
+        remedy = (
+            "If it demands a client certificate, set `tls_cert` and `tls_key` to a pair that its authority signed."
+            if secure
+            else "If it speaks TLS there, `clickhouse` must begin with https://."
+        )
+        return Unavailable(
+            f"ClickHouse at {where} ends new connections without an answer. Check that it runs. {remedy}",
+            retry_after_s=1.0,
+            outcome="none",
+        )
+    typed = from_clickhouse(error, where)
+    typed.details["outcome"] = "none"
+    return typed
+
+
+def _handshake(error: Exception) -> str | None:
+    """What to do about a failed TLS handshake; None where it is not known to be one."""
+    said = str(error)
+    if "CERTIFICATE_VERIFY_FAILED" in said:
+        return (
+            "its certificate is not signed by the authority in `clickhouse_ca` (default `tls_ca`), is over, or is for "
+            "another name. Set the authority that signed it, or call it by a name in it."
+        )
+    if _CERTIFICATE_ALERT.search(said):
+        return (
+            "it refuses the certificate that it was shown, or wants one. Set `tls_cert` and `tls_key` to a pair that "
+            "its authority signed."
+        )
+    if "WRONG_VERSION_NUMBER" in said:
+        return "it does not speak TLS there. Name its HTTPS port in `clickhouse`, or write http://."
+    return None
 
 
 def _answered(error: Error, where: str) -> ProxistError:

@@ -21,7 +21,7 @@ from proxist.telemetry import tracing
 LEVELS = ("debug", "info", "warning", "error")
 _SECRETS = (
     (re.compile(r"\b(px_[A-Za-z0-9]{1,64})_[A-Za-z0-9_-]{8,}"), r"\1_***"),
-    (re.compile(r"([a-z][a-z0-9+.-]*://[^\s/:@]*):[^\s/@]+@"), r"\1:***@"),
+    (re.compile(r"([a-z][a-z0-9+.-]*://[^\s/:@]*):[^\s/]+@"), r"\1:***@"),
     (re.compile(r"(?i)\b(authorization|bearer|password|secret|token)(['\"]?\s*[:=]\s*['\"]?)[^\s'\",;]+"), r"\1\2***"),
 )
 _PACKAGES = re.compile(r"(?:/[^\s/\"':]+)+/(?=(?:proxist|proxist_\w+|site-packages|python3\.\d+)/)")

@@ -10,6 +10,7 @@ import tempfile
 from pathlib import Path
 
 from proxist.clickhouse import ClickHouse
+from proxist.rpc.tls import Tls
 from proxist.testing.process import freeze
 
 START_TIMEOUT_S = 60.0
@@ -18,7 +19,9 @@ START_TIMEOUT_S = 60.0
 class LocalClickHouse:
     """A context manager. `url` stays the same over `kill`, `start` and `pause`; the data survive `kill`."""
 
-    def __init__(self, data_dir: Path | None = None) -> None:
+    def __init__(self, data_dir: Path | None = None, *, tls: Tls | None = None) -> None:
+        """`tls`: what it serves with; with a `ca` it demands a certificate."""
+        self._tls = tls
         self._own_dir = tempfile.TemporaryDirectory(prefix="proxist-clickhouse-") if data_dir is None else None
         self.data_dir = Path(self._own_dir.name) if self._own_dir is not None else data_dir or Path()
         self._process: subprocess.Popen[str] | None = None
@@ -35,7 +38,7 @@ class LocalClickHouse:
     @property
     def url(self) -> str:
         """Known from the first start on."""
-        return f"http://127.0.0.1:{self._port}"
+        return f"{'https' if self._tls else 'http'}://127.0.0.1:{self._port}"
 
     @property
     def pid(self) -> int:
@@ -46,6 +49,9 @@ class LocalClickHouse:
         """Start the process, on the port of the last time; returns once it is ready."""
         path = str(self.data_dir / "clickhouse")
         argv = [sys.executable, "-m", "proxist.clickhouse.embedded", "--path", path, "--port", str(self._port)]
+        if self._tls is not None:
+            files = {"--tls-cert": self._tls.cert, "--tls-key": self._tls.key, "--tls-ca": self._tls.ca}
+            argv += [word for flag, path in files.items() if path for word in (flag, str(path))]
         with (self.data_dir / "clickhouse.log").open("ab") as log:
             self._process = subprocess.Popen(argv, stdout=subprocess.PIPE, stderr=log, text=True)
         assert self._process.stdout is not None
@@ -57,7 +63,7 @@ class LocalClickHouse:
         return self
 
     def client(self) -> ClickHouse:
-        return ClickHouse(self.url)
+        return ClickHouse(self.url, tls=self._tls)
 
     def kill(self) -> None:
         """kill -9, and wait until it is gone."""

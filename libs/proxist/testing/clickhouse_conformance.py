@@ -225,11 +225,8 @@ def a_plain_client_works(store: Store) -> None:
 
 
 def every_compression_is_understood(store: Store) -> None:
-    end = store.clickhouse.endpoint
     for coding in (False, "lz4", "zstd", "gzip"):
-        client = clickhouse_connect.get_client(
-            host=end.host, port=end.port, username=end.user, password=end.password, secure=end.secure, compress=coding
-        )
+        client = clickhouse_connect.get_client(**store.options, compress=coding)
         name = f"conformance.z_{uuid.uuid4().hex[:12]}"
         client.command("CREATE DATABASE IF NOT EXISTS conformance")
         client.command(f"CREATE TABLE {name} (a UInt64) ENGINE = MergeTree ORDER BY a")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import uuid
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,6 +15,7 @@ import pyarrow as pa
 from proxist.clickhouse import ClickHouse, table_name
 from proxist.model.ids import ShardId, TableId
 from proxist.model.table import Table, parse_spec
+from proxist.rpc.tls import Tls
 
 _TABLE_IDS = itertools.count(1)
 
@@ -24,15 +26,20 @@ class Store:
 
     clickhouse: ClickHouse
     plain: Any
+    options: Mapping[str, Any]
+    """With which any further plain client gets in."""
 
     @classmethod
-    def connect(cls, url: str) -> Store:
-        ours = ClickHouse(url)
+    def connect(cls, url: str, tls: Tls | None = None) -> Store:
+        ours = ClickHouse(url, tls=tls)
         end = ours.endpoint
-        plain = clickhouse_connect.get_client(
-            host=end.host, port=end.port, username=end.user, password=end.password, secure=end.secure
-        )
-        return cls(ours, plain)
+        options: dict[str, Any] = {"host": end.host, "port": end.port, "secure": end.secure}
+        options |= {"username": end.user, "password": end.password}
+        if tls is not None:
+            files = {"ca_cert": tls.ca, "client_cert": tls.cert, "client_cert_key": tls.key}
+            # strict: the password counts, and the certificate is for the connection alone.
+            options |= {"tls_mode": "strict", **{name: str(path) for name, path in files.items()}}
+        return cls(ours, clickhouse_connect.get_client(**options), options)
 
     def close(self) -> None:
         self.clickhouse.close()

@@ -12,6 +12,7 @@ from prometheus_client import CollectorRegistry
 
 from proxist.auth.guard import Guard
 from proxist.auth.setup import guard_of
+from proxist.clickhouse import ClickHouse
 from proxist.etcd import Catalog, EtcdClient, NodeRecord, NodeSession, this_host_id
 from proxist.pb import auth_pb2_grpc, controlplane_pb2, controlplane_pb2_grpc
 from proxist.rpc import tls
@@ -28,7 +29,7 @@ from proxist_controlplane.peers import Peers
 from proxist_controlplane.persisting import Persisting
 from proxist_controlplane.reconcile import Reconciler
 from proxist_controlplane.servicer import Commands, ControlPlaneServicer
-from proxist_controlplane.status import Status
+from proxist_controlplane.status import PROBE_TIMEOUT_S, Status
 from proxist_controlplane.tables import Tables
 from proxist_controlplane.tokens import SERVICE_NAME as TOKENS_NAME
 from proxist_controlplane.tokens import AuthServicer
@@ -74,7 +75,9 @@ class ControlPlane:
         self._undo.callback(peers.close)
         cluster = Cluster(client, catalog)
         owners = Owners(cluster, peers, ask_timeout_s=config.ask_timeout_s, flush_timeout_s=config.flush_timeout_s)
-        status = Status(cluster, owners, peers, clickhouse=config.clickhouse, run_dir=config.run_dir)
+        clickhouse = ClickHouse(config.clickhouse, tls=tls.to_clickhouse(config), connect_timeout_s=PROBE_TIMEOUT_S)
+        self._undo.callback(clickhouse.close)
+        status = Status(cluster, owners, peers, clickhouse=clickhouse, run_dir=config.run_dir)
         persisting = Persisting(cluster, peers, ask_timeout_s=config.ask_timeout_s)
         commands = Commands(cluster, Tables(cluster), owners, persisting, status)
         own = node_figures(

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import json
-import urllib.error
-import urllib.request
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from proxist.clickhouse import ClickHouse
 from proxist.errors import ProxistError, Unavailable
 from proxist.pb import controlplane_pb2 as pb
 from proxist_controlplane.cluster import Cluster
@@ -25,7 +24,10 @@ ROLE_ORDER = ("query", "ingest", "persister", "controlplane", "etcd", "clickhous
 class Status:
     """Best effort by design: a part that does not answer is shown as such, and the rest all the same."""
 
-    def __init__(self, cluster: Cluster, owners: Owners, peers: Peers, *, clickhouse: str, run_dir: Path) -> None:
+    def __init__(
+        self, cluster: Cluster, owners: Owners, peers: Peers, *, clickhouse: ClickHouse, run_dir: Path
+    ) -> None:
+        """`clickhouse` is asked for a sign of life only, and waited for as long as it waits for a connection."""
         self._cluster = cluster
         self._owners = owners
         self._peers = peers
@@ -36,14 +38,13 @@ class Status:
         """Within a few seconds, whatever is down."""
         probes: dict[str, Callable[[], Any]] = {
             "etcd": self._etcd_state,
-            "clickhouse": lambda: clickhouse_state(self._clickhouse),
+            "clickhouse": lambda: "ready" if self._clickhouse.ping() else "down",
         }
         found = self._peers.each(probes, lambda probe: probe())
         nodes = self._nodes()
         _set_store(nodes, pb.Node(name="etcd", role="etcd", grpc=self._cluster.client.addresses), str(found["etcd"]))
-        _set_store(
-            nodes, pb.Node(name="clickhouse", role="clickhouse", http=self._clickhouse), str(found["clickhouse"])
-        )
+        clickhouse = pb.Node(name="clickhouse", role="clickhouse", http=self._clickhouse.endpoint.url)
+        _set_store(nodes, clickhouse, str(found["clickhouse"]))
         ordered = sorted(nodes.values(), key=lambda n: (ROLE_ORDER.index(n.role), n.name))
         return pb.StatusResponse(nodes=ordered, shards=self._marks(deadline))
 
@@ -91,15 +92,6 @@ def _set_store(nodes: dict[str, pb.Node], store: pb.Node, state: str) -> None:
     if node is None:
         node = nodes[store.name] = store
     node.state = state
-
-
-def clickhouse_state(url: str) -> str:
-    """ "ready" where ClickHouse answers `/ping`, else "down"."""
-    try:
-        with urllib.request.urlopen(f"{url.rstrip('/')}/ping", timeout=PROBE_TIMEOUT_S) as answer:
-            return "ready" if answer.status == 200 else "down"
-    except (OSError, ValueError, urllib.error.URLError):
-        return "down"
 
 
 def read_parts(run_dir: Path) -> dict[str, dict[str, Any]]:

@@ -65,7 +65,9 @@ class Persister:
         client = self._undo.enter_context(EtcdClient(config.etcd_endpoints, tls=tls.to_etcd(config)))
         self._catalog = catalog = Catalog.start(client)
         self._undo.callback(catalog.close)
-        clickhouse = ClickHouse(config.clickhouse, answer_timeout_s=config.insert_timeout_s)
+        clickhouse = ClickHouse(
+            config.clickhouse, tls=tls.to_clickhouse(config), answer_timeout_s=config.insert_timeout_s
+        )
         self._undo.callback(clickhouse.close)
         self._sink = sink = Sink(clickhouse)
         watermarks = Watermarks(client, config.watermark_period_s)

@@ -98,7 +98,7 @@ class QueryNode:
         prepare_run_dir(config.data_dir, config.run_dir)
         self._client = self._closing(EtcdClient(config.etcd_endpoints, tls=tls.to_etcd(config)))
         self._catalog = self._closing(Catalog.start(self._client))
-        self._clickhouse = self._closing(ClickHouse(config.clickhouse))
+        self._clickhouse = self._closing(ClickHouse(config.clickhouse, tls=tls.to_clickhouse(config)))
         self._attached = self._closing(Attached())
         remote = self._closing(Remote())
         engine = self._closing(Engine(config.engines_max, config.query_s_max))

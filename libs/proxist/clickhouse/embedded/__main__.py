@@ -7,12 +7,14 @@ import logging
 import os
 import signal
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 from proxist.clickhouse.embedded.engine import Engine
 from proxist.clickhouse.embedded.server import EmbeddedServer
-from proxist.errors import OperatorError
+from proxist.errors import ConfigError, OperatorError
 from proxist.rpc.status import exit_code
+from proxist.rpc.tls import Tls, of_files
 
 DRAIN_TIMEOUT_S = 10.0
 
@@ -23,10 +25,11 @@ def main(argv: list[str] | None = None) -> int:
     logging.basicConfig(level=args.log_level.upper(), stream=sys.stderr)
     signals = _signals()
     try:
+        tls = _tls(args)
         with Engine(args.path) as engine:
-            server = EmbeddedServer(engine, args.host, args.port)
+            server = EmbeddedServer(engine, args.host, args.port, tls)
             server.start()
-            print(f"ready role=clickhouse name={args.name} http=http://{server.address} pid={os.getpid()}", flush=True)
+            print(f"ready role=clickhouse name={args.name} http={server.url} pid={os.getpid()}", flush=True)
             os.read(signals, 1)
             if not server.stop(DRAIN_TIMEOUT_S):
                 # A statement still runs inside the engine, which cannot be closed under it. What was confirmed is on
@@ -37,6 +40,15 @@ def main(argv: list[str] | None = None) -> int:
         print(f"error {args.name}: {error.message}", file=sys.stderr, flush=True)
         return exit_code(error)
     return 0
+
+
+def _tls(args: argparse.Namespace) -> Tls:
+    """Raises ConfigError for half of it, and for files that cannot be used."""
+    found = of_files(args.tls_cert, args.tls_key, args.tls_ca)
+    if found.ca is not None and not found.serves:
+        raise ConfigError("--tls-ca is given without --tls-cert and --tls-key. Give all three, or none.")
+    found.check()
+    return replace(found, clients="certificate" if found.ca else "token")
 
 
 def _signals() -> int:
@@ -56,6 +68,11 @@ def _arguments(argv: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--path", type=Path, required=True, help="data directory; created when missing")
     parser.add_argument("--port", type=int, default=8123, help="HTTP port; 0 takes a free one")
     parser.add_argument("--host", default="127.0.0.1", help="address to bind (there are no users: keep it loopback)")
+    parser.add_argument("--tls-cert", type=Path, help="PEM certificate; with --tls-key it speaks HTTPS")
+    parser.add_argument("--tls-key", type=Path, help="PEM key of --tls-cert, without a password")
+    parser.add_argument(
+        "--tls-ca", type=Path, help="PEM authority: demand a certificate of every client that it signed"
+    )
     parser.add_argument("--name", default="clickhouse-0")
     parser.add_argument("--log-level", default="warning")
     return parser.parse_args(argv)

@@ -5,20 +5,23 @@ from __future__ import annotations
 import json
 import logging
 import socket
+import ssl
 import threading
 import uuid
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from typing import cast
+from typing import Any, cast
 from urllib.parse import urlsplit
 
 from proxist.clickhouse.embedded.compression import BODY_BYTES_MAX, decompress
 from proxist.clickhouse.embedded.engine import Answer, Engine, StatementFailed
 from proxist.clickhouse.embedded.request import BadRequest, read_request
 from proxist.errors import PortTaken
+from proxist.rpc.tls import PLAIN, Renewed, Tls
 
 URL_BYTES_MAX = 2**20
 """As ClickHouse's http_max_uri_size: a statement with external data travels in the URL."""
 IDLE_TIMEOUT_S = 300.0
+HANDSHAKE_TIMEOUT_S = 10.0
 
 _LOG = logging.getLogger("proxist.clickhouse.embedded")
 _BAD_REQUEST = frozenset({36, 6, 26, 27, 38, 41, 62, 72, 117, 130, 131, 427, 53, 321, 167, 168})
@@ -38,8 +41,11 @@ def http_status(code: int) -> int:
 class EmbeddedServer:
     """Listens from construction on; serves between `start` and `stop`, from threads that it owns."""
 
-    def __init__(self, engine: Engine, host: str, port: int) -> None:
-        """Binds `host`:`port` (0: a free one). Raises PortTaken."""
+    def __init__(self, engine: Engine, host: str, port: int, tls: Tls = PLAIN) -> None:
+        """Binds `host`:`port` (0: a free one); speaks TLS where `tls` serves, and renewed files count from the next
+        handshake on. Raises PortTaken, and ConfigError for TLS files that cannot be used.
+        """
+        contexts = tls.renewed(tls.server_context) if tls.serves else None
         try:
             self._http = _Server((host, port), _Handler)
         except OSError as error:
@@ -48,13 +54,15 @@ class EmbeddedServer:
                 "choose another --port (0 takes a free one)."
             ) from None
         self._http.engine = engine
+        self._http.contexts = contexts
+        self._scheme = "https" if tls.serves else "http"
         self._thread = threading.Thread(target=self._http.serve_forever, name="clickhouse-accept", args=(0.05,))
 
     @property
-    def address(self) -> str:
-        """host:port as bound."""
+    def url(self) -> str:
+        """With host and port as bound."""
         host, port = self._http.server_address[:2]
-        return f"{host!s}:{port}"
+        return f"{self._scheme}://{host!s}:{port}"
 
     def start(self) -> None:
         self._thread.start()
@@ -76,6 +84,7 @@ class _Server(ThreadingHTTPServer):
     block_on_close = False
     request_queue_size = 128
     engine: Engine
+    contexts: Renewed[ssl.SSLContext] | None
 
     def __init__(self, address: tuple[str, int], handler: type[BaseHTTPRequestHandler]) -> None:
         self._changed = threading.Condition()  # guards the three below
@@ -83,6 +92,14 @@ class _Server(ThreadingHTTPServer):
         self._stopping = False
         self._sockets: set[socket.socket] = set()
         super().__init__(address, handler)
+
+    def get_request(self) -> tuple[socket.socket, Any]:
+        """A connection; its handshake is left to its own thread, for a silent client would hold up all others."""
+        sock, address = super().get_request()
+        if self.contexts is None:
+            return sock, address
+        self.contexts.changed()
+        return self.contexts.value.wrap_socket(sock, server_side=True, do_handshake_on_connect=False), address
 
     def begin(self) -> bool:
         """A request has arrived; False where the server is stopping and will not run it."""
@@ -132,6 +149,13 @@ class _Handler(BaseHTTPRequestHandler):
     def setup(self) -> None:
         super().setup()
         self._server.connection(self.request, is_open=True)
+
+    def handle(self) -> None:
+        if isinstance(self.request, ssl.SSLSocket):
+            self.request.settimeout(HANDSHAKE_TIMEOUT_S)
+            self.request.do_handshake()
+            self.request.settimeout(self.timeout)
+        super().handle()
 
     def finish(self) -> None:
         try:
