@@ -97,8 +97,14 @@ def values_schema() -> Schema:
                     "external": _object(
                         {
                             "endpoints": _list(
-                                _text("an etcd endpoint as host:port", "etcd-0.etcd:2379", r"^[^\s/,]+:[0-9]{1,5}$"), 9
-                            )
+                                _text(
+                                    "an etcd endpoint as host:port or https://host:port",
+                                    "https://etcd-0.etcd:2379",
+                                    r"^(https://)?[^\s/,]+:[0-9]{1,5}$",
+                                ),
+                                9,
+                            ),
+                            "caSecret": _secret("ca.crt"),
                         }
                     ),
                     "replicas": _choice(1, 3, 5),
@@ -114,6 +120,10 @@ def values_schema() -> Schema:
                                 r"^(https?://\S+)?$",
                             ),
                             "existingSecret": _secret("url"),
+                            "caSecret": _secret("ca.crt"),
+                            "systemCa": _flag(
+                                "whether ClickHouse's certificate is of an authority that the image trusts"
+                            ),
                         }
                     ),
                     "auth": _object(
@@ -144,6 +154,7 @@ def _tls() -> Part:
         {
             "source": _choice("generated", "existingSecret", "certManager", "none"),
             "existingSecret": _secret("tls.crt, tls.key and ca.crt"),
+            "clients": _choice("token", "certificate"),
             "extraNames": _list(
                 _text("a DNS name for the certificate", "ticks.example.com", r"^(\*\.)?" + DNS_NAME[1:]), 50
             ),

@@ -7,6 +7,7 @@ import fnmatch
 import json
 import math
 from typing import Any
+from urllib.parse import urlsplit
 
 import pytest
 from helm_chart import NAMESPACE, RELEASE, ROLES, VALUES, environment, named, of_kind, pods, render, services
@@ -75,7 +76,7 @@ def test_every_mount_has_its_volume_and_every_secret_is_known(case: str) -> None
     found = render(VALUES[case])
     made = {d["metadata"]["name"]: set(d.get("data", {})) for d in of_kind(found, "Secret")}
     made |= {d["spec"]["secretName"]: {"tls.crt", "tls.key", "ca.crt"} for d in of_kind(found, "Certificate")}
-    given = {"proxist-tls", "proxist-auth", "proxist-clickhouse"}  # of the ci values
+    given = {"proxist-tls", "proxist-auth", "proxist-clickhouse", "etcd-ca", "clickhouse-ca"}  # of the ci values
     maps = {d["metadata"]["name"] for d in of_kind(found, "ConfigMap")}
     for owner, pod in pods(found):
         claims = [
@@ -149,7 +150,7 @@ def test_the_certificate_has_every_name_that_a_node_is_called_by(case: str) -> N
         assert covered(environment(container)["PROXIST_ADVERTISE_HOST"])
         for line in named(found, "ConfigMap", role)["data"]["config.yaml"].splitlines():
             if line.startswith("etcd: ") and f"{RELEASE}-proxist-etcd" in line:
-                assert all(covered(e.rpartition(":")[0]) for e in line.removeprefix("etcd: ").split(","))
+                assert all(covered(urlsplit(e).hostname or "") for e in line.removeprefix("etcd: ").split(","))
     assert covered(f"{RELEASE}-proxist-query.{NAMESPACE}.svc.cluster.local")
     assert covered("localhost")
 

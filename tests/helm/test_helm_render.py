@@ -76,6 +76,17 @@ def test_the_production_case_has_every_optional_kind() -> None:
     assert kinds >= {"ServiceMonitor", "PrometheusRule", "Certificate", "NetworkPolicy", "PodDisruptionBudget"}
 
 
+@pytest.mark.parametrize("clients", ["token", "certificate"])
+def test_prometheus_shows_what_the_services_ask_for(clients: str) -> None:
+    values = VALUES["production"]
+    found = render({**values, "tls": {**values["tls"], "clients": clients}})
+    for monitor in of_kind(found, "ServiceMonitor"):
+        for endpoint in monitor["spec"]["endpoints"]:
+            assert endpoint["scheme"] == "https"
+            assert ({"cert", "keySecret"} <= set(endpoint["tlsConfig"])) is (clients == "certificate")
+            assert endpoint["authorization"]["credentials"]["name"] == "proxist-metrics"
+
+
 def test_dashboards_and_rules_are_those_of_the_repository() -> None:
     found = render(VALUES["production"])
     deploy = CHART.parents[1]

@@ -140,6 +140,19 @@ TOGETHER: dict[str, tuple[dict[str, Any], str]] = {
     "insecure with TLS": ({"insecure": True}, "Set `tls.source: none`"),
     "no secret named": ({"tls": {"source": "existingSecret"}}, "Set `tls.existingSecret`"),
     "a secret too many": ({"tls": {"existingSecret": "x"}}, "Set `tls.source: existingSecret`, or remove it"),
+    "certificates without TLS": (
+        {"insecure": True, "tls": {"source": "none", "clients": "certificate"}},
+        "nobody could show one",
+    ),
+    "an authority for nobody": ({"etcd": {"external": {"caSecret": "x"}}}, "Set `etcd.bundled: false`, or remove it"),
+    "half of etcd with TLS": (
+        {"etcd": {"bundled": False, "external": {"endpoints": ["https://a:2379", "b:2379"]}}},
+        "before every one or before none",
+    ),
+    "two authorities": (
+        {"clickhouse": {"bundled": False, "external": {"url": "https://c", "caSecret": "x", "systemCa": True}}},
+        "both `caSecret` and `systemCa`",
+    ),
     "no issuer": ({"tls": {"source": "certManager"}}, "Set `tls.certManager.issuer`"),
     "no etcd": ({"etcd": {"bundled": False}}, "Set `etcd.external.endpoints`"),
     "two etcds": ({"etcd": {"external": {"endpoints": ["e:2379"]}}}, "Set `etcd.bundled: false`, or remove them"),
@@ -201,17 +214,26 @@ def test_every_service_takes_the_config_that_the_chart_gives_it(case: str) -> No
         variables = {
             k: v for k, v in environment(container).items() if k.startswith("PROXIST_") and k != "PROXIST_CONFIG"
         }
-        fields = chart_schema.SERVICES[role].model_fields
-        if "tls_cert" not in fields:
-            variables = {name: value for name, value in variables.items() if "_TLS_" not in name}
-            file |= {"insecure": True}
         config = load(chart_schema.SERVICES[role], env=variables, defaults=file)
         assert config.name.startswith("rel-pod-0"), owner
         assert config.advertise_host
-        assert config.insecure == ("tls_cert" not in fields or VALUES[case].get("insecure", False))
+        insecure = VALUES[case].get("insecure", False)
+        assert (config.insecure, config.tls_cert is None, config.auth == "off") == (insecure, insecure, insecure), owner
+        assert config.tls_clients == VALUES[case].get("tls", {}).get("clients", "token")
+        assert all(endpoint.startswith("https://") != insecure for endpoint in config.etcd_endpoints), owner
         assert config.run_dir.is_relative_to("/run/proxist")
         seen.add(role)
     assert seen == set(chart_schema.SERVICES)
+
+
+def test_stores_of_others_may_have_authorities_of_their_own() -> None:
+    def authorities(case: str) -> tuple[str | None, str | None]:
+        file = yaml.safe_load(named(render(VALUES[case]), "ConfigMap", "persister")["data"]["config.yaml"])
+        return file.get("etcd_ca"), file.get("clickhouse_ca")
+
+    assert authorities("minimal") == (None, None)  # both are of the release's own
+    assert authorities("external-stores") == ("/etc/proxist/etcd-ca/ca.crt", "system")
+    assert authorities("production") == (None, "/etc/proxist/clickhouse-ca/ca.crt")
 
 
 def test_a_setting_of_values_reaches_the_service() -> None:
@@ -233,5 +255,4 @@ def test_the_services_have_the_tls_settings_that_the_chart_gives(role: str) -> N
         if name.startswith("PROXIST_TLS_")
     }
     assert given == {"tls_cert", "tls_key", "tls_ca"}
-    if not given <= set(chart_schema.SERVICES[role].model_fields):
-        pytest.skip("the services take no TLS settings yet: of this chart only `insecure: true` starts")
+    assert given <= set(chart_schema.SERVICES[role].model_fields)

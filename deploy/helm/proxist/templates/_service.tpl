@@ -14,12 +14,22 @@
 {{- $endpoints := list -}}
 {{- $service := include "proxist.address" (list . "etcd") -}}
 {{- range $i := until (int .Values.etcd.replicas) -}}
-{{- $endpoints = append $endpoints (printf "%s-%d.%s:2379" (include "proxist.name" (list $ "etcd")) $i $service) -}}
+{{- $endpoints = append $endpoints (printf "%s%s-%d.%s:2379" (ternary "https://" "" (ne $.Values.tls.source "none")) (include "proxist.name" (list $ "etcd")) $i $service) -}}
 {{- end -}}
 {{ join "," $endpoints }}
 {{- else -}}
 {{ join "," .Values.etcd.external.endpoints }}
 {{- end -}}
+{{- end -}}
+
+{{/* Per store that somebody else runs, the secret with the authority of its certificate */}}
+{{- define "proxist.storeAuthorities" -}}
+{{- with .Values.etcd.external.caSecret }}
+etcd: {{ . }}
+{{- end }}
+{{- with .Values.clickhouse.external.caSecret }}
+clickhouse: {{ . }}
+{{- end }}
 {{- end -}}
 
 {{/* (list $ role): the service's config file. Settings of one pod alone are environment variables. */}}
@@ -36,6 +46,12 @@
 {{- $_ := set $config "insecure" true -}}
 {{- else -}}
 {{- $_ := set $config "auth" "tokens" -}}
+{{- end -}}
+{{- if include "proxist.tls" $ }}{{ $_ := set $config "tls_clients" $.Values.tls.clients }}{{ end -}}
+{{- if $.Values.etcd.external.caSecret }}{{ $_ := set $config "etcd_ca" "/etc/proxist/etcd-ca/ca.crt" }}{{ end -}}
+{{- with $.Values.clickhouse.external -}}
+{{- if .caSecret }}{{ $_ := set $config "clickhouse_ca" "/etc/proxist/clickhouse-ca/ca.crt" }}{{ end -}}
+{{- if .systemCa }}{{ $_ := set $config "clickhouse_ca" "system" }}{{ end -}}
 {{- end -}}
 {{ toYaml $config }}
 {{- end -}}
@@ -156,6 +172,9 @@ volumeMounts:
   {{- if include "proxist.tls" $ }}
   - {name: tls, mountPath: /etc/proxist/tls, readOnly: true}
   {{- end }}
+  {{- range $store, $secret := include "proxist.storeAuthorities" $ | fromYaml }}
+  - {name: {{ $store }}-ca, mountPath: /etc/proxist/{{ $store }}-ca, readOnly: true}
+  {{- end }}
   {{- if not $.Values.insecure }}
   - {name: auth, mountPath: /etc/proxist/auth, readOnly: true}
   {{- end }}
@@ -192,6 +211,10 @@ volumeMounts:
 {{- if include "proxist.tls" $ }}
 - name: tls
   secret: {secretName: {{ include "proxist.tlsSecret" $ }}, defaultMode: 0440}
+{{- end }}
+{{- range $store, $secret := include "proxist.storeAuthorities" $ | fromYaml }}
+- name: {{ $store }}-ca
+  secret: {secretName: {{ $secret }}, defaultMode: 0440, items: [{key: ca.crt, path: ca.crt}]}
 {{- end }}
 {{- if not $.Values.insecure }}
 - name: auth
