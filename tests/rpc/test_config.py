@@ -106,6 +106,28 @@ def test_a_wrong_file_is_explained(name: str, tmp_path: Path) -> None:
     assert message in raised.value.message
 
 
+@pytest.mark.parametrize(
+    "text",
+    [
+        "clickhouse: me:canary-4711@h:8123\n",
+        "clickhouse: ftp://me:canary/4711@h\n",
+        "clickhouse: [http://me:canary-4711@h]\n",
+        "etcd: me:canary-4711@h\n",
+        "clickhouse: http://me:canary-4711@h: 8123\n",  # no YAML
+        "clickhouse: {url: http://me:canary-4711@h\n",
+    ],
+)
+def test_no_password_of_an_address_stands_in_an_error(text: str, tmp_path: Path) -> None:
+    (tmp_path / "c.yaml").write_text(f"name: a\n{text}")
+    with pytest.raises(ConfigError, match=r"`clickhouse` is|`etcd` is|is not YAML in line [23]: ") as raised:
+        load(["--config", str(tmp_path / "c.yaml")])
+    assert "4711" not in raised.value.message
+
+
+def test_printed_settings_leave_out_the_address_with_the_password() -> None:
+    assert "4711" not in repr(load([*NAME, "--clickhouse", "http://me:canary-4711@h:8123"]))
+
+
 def test_an_unknown_variable_is_refused_by_name() -> None:
     with pytest.raises(ConfigError, match=r"PROXIST_GRPC_PROT is no setting of this service.*PROXIST_GRPC_PORT"):
         load(NAME, {"PROXIST_GRPC_PROT": "1"})
