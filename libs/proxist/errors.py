@@ -149,6 +149,8 @@ class TransientError(ProxistError):
 
 
 class Unavailable(TransientError):
+    """Details: `reason` is "handshake" where it is known that the other side is there and TLS failed."""
+
     code = "UNAVAILABLE"
 
 

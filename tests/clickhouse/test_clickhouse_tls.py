@@ -47,8 +47,8 @@ def test_a_failed_handshake_names_the_setting_and_has_no_effect(
         (tls_embedded.url, Tls(known.cert, known.key, unknown.ca), "handshake.*failed.*authority in `clickhouse_ca`"),
         (tls_embedded.url, PLAIN, "handshake.*failed.*authority in `clickhouse_ca`"),
         (tls_embedded.url, None, "handshake.*failed.*authority in `clickhouse_ca`"),
-        (tls_embedded.url, certs.nameless, "set `tls_cert` and `tls_key`"),
-        (tls_embedded.url, Tls(unknown.cert, unknown.key, known.ca), "set `tls_cert` and `tls_key`"),
+        (tls_embedded.url, certs.nameless, "handshake.*failed.*set `tls_cert` and `tls_key`"),
+        (tls_embedded.url, Tls(unknown.cert, unknown.key, known.ca), "handshake.*failed.*set `tls_cert` and `tls_key`"),
         (embedded.url.replace("http://", "https://"), known, "handshake.*failed.*does not speak TLS"),
         (tls_embedded.url.replace("https://", "http://"), known, "must begin with https://"),
     ):
@@ -56,7 +56,8 @@ def test_a_failed_handshake_names_the_setting_and_has_no_effect(
         assert not client.ping()
         with pytest.raises(Unavailable, match=f"(?i){says}") as caught:
             client.command("CREATE DATABASE never")
-        assert caught.value.details == {"outcome": "none"}
+        assert caught.value.details["outcome"] == "none"
+        assert ("reason" in caught.value.details) is ("TLS handshake" in caught.value.message)
         assert url.partition("//")[2] in caught.value.message
         client.close()
     store = Store.connect(tls_embedded.url, known)

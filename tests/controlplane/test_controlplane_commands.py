@@ -15,8 +15,11 @@ from test_controlplane_tables import create, spec
 
 from proxist.errors import DeadlineExceeded, InvalidArgument, Paused, Unavailable
 from proxist.pb import controlplane_pb2 as pb
+from proxist.rpc.http import HttpDoor
 from proxist.rpc.ports import free_ports
+from proxist.rpc.tls import Tls
 from proxist.testing.etcd import LocalEtcd
+from proxist.testing.tls import DevCerts
 
 
 def marks(control: Any, table: str = "") -> list[tuple[int, int, int, int]]:
@@ -205,6 +208,15 @@ def test_a_control_plane_that_starts_before_etcd_says_so(start: Callable[..., An
     with pytest.raises(Unavailable, match=f"etcd at 127.0.0.1:{port} did not answer"):
         control.ListTables(pb.ListTablesRequest())
     assert {n.name: n.state for n in control.Status(pb.StatusRequest()).nodes} == {"etcd": "down", "clickhouse": "down"}
+
+
+def test_a_store_whose_certificate_is_not_trusted_is_not_down(start: Callable[..., Any], tmp_path: Path) -> None:
+    certs, strangers = DevCerts(tmp_path / "certs"), DevCerts(tmp_path / "strangers")
+    door = HttpDoor("127.0.0.1", 0, lambda: {}, tls=Tls(certs.server.cert, certs.server.key, certs.ca))
+    door.start()
+    control = start(clickhouse=door.url, clickhouse_ca=strangers.ca)
+    assert {n.name: n.state for n in control.Status(pb.StatusRequest()).nodes}["clickhouse"] == "handshake failed"
+    assert door.stop(5.0) == []
 
 
 def test_a_tenant_is_a_name(control: Any) -> None:

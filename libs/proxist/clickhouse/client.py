@@ -24,7 +24,7 @@ from proxist.clickhouse import ddl
 from proxist.clickhouse.failures import from_clickhouse, not_connected
 from proxist.clickhouse.types import arrow_type_text, stored_schema, to_stored
 from proxist.config import without_password
-from proxist.errors import ConfigError, ProxistError
+from proxist.errors import ConfigError, ProxistError, Unavailable
 from proxist.model.ids import Offset, ShardId
 from proxist.model.table import Table
 from proxist.telemetry import tracing
@@ -150,15 +150,23 @@ class ClickHouse:
         with self._count_lock:
             self._failures[str(error.details.get("outcome", "unknown"))] += 1
 
+    def check(self) -> None:
+        """Returns where the server answers /ping now; raises Unavailable, as a statement that was not sent."""
+        url = f"{self.endpoint.url}/ping"
+        try:
+            answer = self._pool.request("GET", url, timeout=self._connect_timeout_s, retries=False)
+        except HTTPError as error:
+            raise not_connected(error, str(self.endpoint), secure=self.endpoint.secure) from None
+        if answer.status != 200:
+            raise Unavailable(f"{url} answers {answer.status}. Check that ClickHouse is there.", outcome="none")
+
     def ping(self) -> bool:
         """Whether the server answers /ping now."""
         try:
-            answer = self._pool.request(
-                "GET", f"{self.endpoint.url}/ping", timeout=self._connect_timeout_s, retries=False
-            )
-        except HTTPError:
+            self.check()
+        except Unavailable:
             return False
-        return bool(answer.status == 200)
+        return True
 
     def create_table(self, table: Table) -> None:
         """On return the tenant's database and the table exist. Repeating it is harmless."""

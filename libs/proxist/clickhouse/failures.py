@@ -67,7 +67,10 @@ def from_clickhouse(error: Exception, where: str, *, bounded: bool = False) -> P
         )
     if (why := _handshake(error)) is not None:
         return Unavailable(
-            f"The TLS handshake with ClickHouse at {where} failed: {why}", retry_after_s=1.0, outcome="none"
+            f"The TLS handshake with ClickHouse at {where} failed: {why}",
+            retry_after_s=1.0,
+            outcome="none",
+            reason="handshake",
         )
     if bounded and _any_cause(error, ReadTimeoutError):
         return DeadlineExceeded(f"ClickHouse at {where} did not answer in the statement's time.", outcome="unknown")

@@ -132,30 +132,35 @@ def to_error(exc: Exception, endpoint: Endpoint, *, doing: str, write: bool) -> 
             store="etcd",
         )
     name = code.name if code is not None else "CLOSED"
+    remedy = _remedy(said, secure=endpoint.secure)
+    if remedy.startswith(_HANDSHAKE):
+        details["reason"] = "handshake"
     return Unavailable(
-        f"etcd at {address} does not answer ({doing}: {name}). {_remedy(said, secure=endpoint.secure)}",
+        f"etcd at {address} does not answer ({doing}: {name}). {remedy}",
         retry_after_s=1.0,
         store="etcd",
         **details,
     )
 
 
+_HANDSHAKE = "The TLS handshake failed"
+
+
 def _remedy(said: str, *, secure: bool) -> str:
     """What to do about a call that failed with gRPC's words `said`."""
     if "VERIFY_FAILED" in said or "peer certificate" in said:
         return (
-            "The TLS handshake failed: its certificate is not signed by the authority in `etcd_ca` (default `tls_ca`), "
+            f"{_HANDSHAKE}: its certificate is not signed by the authority in `etcd_ca` (default `tls_ca`), "
             "is over, or is for another name. Set the authority that signed it, or call etcd by a name in it."
         )
     if "_ALERT_" in said:
         return (
-            "The TLS handshake failed: it refuses the certificate that it was shown, or wants one. Set `tls_cert` and "
+            f"{_HANDSHAKE}: it refuses the certificate that it was shown, or wants one. Set `tls_cert` and "
             "`tls_key` to a pair that its --trusted-ca-file signed."
         )
     if "andshake" in said:
         return (
-            "The TLS handshake failed: check that it speaks TLS, or write `etcd` (PROXIST_ETCD) without https:// if it "
-            "does not."
+            f"{_HANDSHAKE}: check that it speaks TLS, or write `etcd` (PROXIST_ETCD) without https:// if it does not."
         )
     if not secure and "failed to connect" in said and "refused" not in said:
         return "Start it, correct `etcd` (PROXIST_ETCD), or write https:// before the address if it speaks TLS."

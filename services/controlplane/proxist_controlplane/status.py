@@ -37,8 +37,8 @@ class Status:
     def read(self, deadline: Deadline) -> pb.StatusResponse:
         """Within a few seconds, whatever is down."""
         probes: dict[str, Callable[[], Any]] = {
-            "etcd": self._etcd_state,
-            "clickhouse": lambda: "ready" if self._clickhouse.ping() else "down",
+            "etcd": lambda: _asked(self._etcd_state),
+            "clickhouse": lambda: _asked(self._clickhouse_state),
         }
         found = self._peers.each(probes, lambda probe: probe())
         nodes = self._nodes()
@@ -71,10 +71,11 @@ class Status:
         return nodes
 
     def _etcd_state(self) -> str:
-        try:
-            return "ready" if self._cluster.client.status(timeout_s=PROBE_TIMEOUT_S).has_leader else "no leader"
-        except ProxistError:
-            return "down"
+        return "ready" if self._cluster.client.status(timeout_s=PROBE_TIMEOUT_S).has_leader else "no leader"
+
+    def _clickhouse_state(self) -> str:
+        self._clickhouse.check()
+        return "ready"
 
     def _marks(self, deadline: Deadline) -> list[pb.Watermark]:
         try:
@@ -84,6 +85,14 @@ class Status:
 
 
 _DOORS = ("flight", "grpc", "http")
+
+
+def _asked(state: Callable[[], str]) -> str:
+    """`state()`, or which kind of silence it is: a store that is there is looked for in certificates, not in processes."""
+    try:
+        return state()
+    except ProxistError as error:
+        return "handshake failed" if error.details.get("reason") == "handshake" else "down"
 
 
 def _set_store(nodes: dict[str, pb.Node], store: pb.Node, state: str) -> None:
