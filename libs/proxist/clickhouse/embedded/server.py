@@ -22,6 +22,7 @@ URL_BYTES_MAX = 2**20
 """As ClickHouse's http_max_uri_size: a statement with external data travels in the URL."""
 IDLE_TIMEOUT_S = 300.0
 HANDSHAKE_TIMEOUT_S = 10.0
+LINGER_S = 1.0
 
 _LOG = logging.getLogger("proxist.clickhouse.embedded")
 _BAD_REQUEST = frozenset({36, 6, 26, 27, 38, 41, 62, 72, 117, 130, 131, 427, 53, 321, 167, 168})
@@ -152,10 +153,21 @@ class _Handler(BaseHTTPRequestHandler):
 
     def handle(self) -> None:
         if isinstance(self.request, ssl.SSLSocket):
-            self.request.settimeout(HANDSHAKE_TIMEOUT_S)
-            self.request.do_handshake()
-            self.request.settimeout(self.timeout)
+            self._shake_hands(self.request)
         super().handle()
+
+    def _shake_hands(self, sock: ssl.SSLSocket) -> None:
+        sock.settimeout(HANDSHAKE_TIMEOUT_S)
+        try:
+            sock.do_handshake()
+        except ssl.SSLError:
+            # Closing with something unread would reset the connection, and the client not see the alert that says why.
+            sock.shutdown(socket.SHUT_WR)
+            sock.settimeout(LINGER_S)
+            while sock.recv(2**16):
+                continue
+            raise
+        sock.settimeout(self.timeout)
 
     def finish(self) -> None:
         try:
