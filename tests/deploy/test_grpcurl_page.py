@@ -6,9 +6,10 @@ import re
 import shlex
 import shutil
 import subprocess
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from string import Template
 from typing import Any
 
 import grpc
@@ -17,6 +18,7 @@ from google.protobuf import json_format, message_factory
 from google.protobuf.descriptor_pool import DescriptorPool
 from grpc_reflection.v1alpha.proto_reflection_descriptor_database import ProtoReflectionDescriptorDatabase
 
+from proxist.auth.cluster import ClusterSecret
 from proxist.testing.cluster import LocalCluster
 
 PAGE = Path(__file__).resolve().parents[2] / "docs" / "operations" / "grpcurl.md"
@@ -44,6 +46,21 @@ class Request:
     def words(self, address: str) -> list[str]:
         return [address if word.startswith("127.0.0.1:") else word for word in shlex.split(self.line)]
 
+    def over_tls(self, address: str, environment: Mapping[str, str]) -> list[str]:
+        """With what the page says to write instead of `-plaintext`."""
+        words = self.words(address)
+        at = words.index("-plaintext")
+        return [
+            *words[:at],
+            *(Template(word).substitute(environment) for word in instead_of_plaintext()),
+            *words[at + 1 :],
+        ]
+
+
+def instead_of_plaintext() -> list[str]:
+    (line,) = re.findall(r"^```\n(grpcurl .*)\n```", PAGE.read_text(), re.M)
+    return shlex.split(line)[1:-2]
+
 
 def documented() -> list[Request]:
     blocks = re.findall(r"^```sh\n(.*?)^```", PAGE.read_text(), re.M | re.S)
@@ -65,8 +82,9 @@ def _parse(line: str) -> Request:
 class Reflected:
     """What grpcurl does, without its binary: descriptors from the server, JSON in, JSON out."""
 
-    def __init__(self, address: str) -> None:
-        self._channel = grpc.insecure_channel(address)
+    def __init__(self, address: str, credentials: grpc.ChannelCredentials | None = None) -> None:
+        opened = grpc.insecure_channel(address) if credentials is None else grpc.secure_channel(address, credentials)
+        self._channel = opened
         self._database = ProtoReflectionDescriptorDatabase(self._channel)
         self._pool = DescriptorPool(self._database)
 
@@ -105,10 +123,43 @@ def doors(cluster: LocalCluster) -> Iterator[dict[str, Reflected]]:
         door.close()
 
 
+@pytest.fixture(scope="module")
+def secured(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LocalCluster]:
+    with LocalCluster(tmp_path_factory.mktemp("secured"), tls=True) as running:
+        yield running
+
+
+def environment_for(secured: LocalCluster, part: str) -> dict[str, str]:
+    """The variables of whoever calls; the persister tells only who runs the cluster."""
+    own = secured.client_environment()
+    if part != "persister-0":
+        return own
+    return {**own, "PROXIST_TOKEN": ClusterSecret.read(secured.cluster_secret).sign("page")}
+
+
+@pytest.fixture
+def secured_doors(secured: LocalCluster) -> Iterator[dict[str, Reflected]]:
+    """What the page's flags mean: files for the channel, and the token in each call's header."""
+    opened = {}
+    for part in PARTS.values():
+        words = [Template(word).substitute(environment_for(secured, part)) for word in instead_of_plaintext()]
+        flags = dict(zip(words[::2], words[1::2], strict=True))
+        files = [Path(flags[flag]).read_bytes() for flag in ("-cacert", "-key", "-cert")]
+        token = grpc.access_token_call_credentials(flags["-H"].removeprefix("authorization: Bearer "))
+        credentials = grpc.composite_channel_credentials(grpc.ssl_channel_credentials(*files), token)
+        opened[part] = Reflected(secured.status()[part]["grpc"], credentials)
+    yield opened
+    for door in opened.values():
+        door.close()
+
+
 @pytest.mark.cluster
-def test_every_documented_request_works_in_the_order_of_the_page(
-    doors: dict[str, Reflected], cluster: LocalCluster
-) -> None:
+@pytest.mark.parametrize("which", ["doors", "secured_doors"])
+def test_every_documented_request_works_in_the_order_of_the_page(which: str, request: pytest.FixtureRequest) -> None:
+    every_request_works(request.getfixturevalue(which))
+
+
+def every_request_works(doors: dict[str, Reflected]) -> None:
     answers = {}
     for request in documented():
         try:
@@ -139,13 +190,27 @@ def test_a_reflection_client_that_leaves_is_no_internal_error(cluster: LocalClus
 
 
 @pytest.mark.cluster
-def test_the_binary_takes_every_documented_line_where_it_is(cluster: LocalCluster) -> None:
+def test_over_tls_nobody_reflects_without_a_token(secured: LocalCluster) -> None:
+    files = [Path(secured.endpoints["tls"][name]).read_bytes() for name in ("ca", "key", "cert")]
+    for part in PARTS.values():
+        door = Reflected(secured.status()[part]["grpc"], grpc.ssl_channel_credentials(*files))
+        with pytest.raises(grpc.RpcError) as refused:
+            door.run(Request("", part, "list", "", "{}"))
+        assert refused.value.code() is grpc.StatusCode.UNAUTHENTICATED
+        door.close()
+
+
+@pytest.mark.cluster
+@pytest.mark.parametrize("which", ["cluster", "secured"])
+def test_the_binary_takes_every_documented_line_where_it_is(which: str, request: pytest.FixtureRequest) -> None:
     if shutil.which("grpcurl") is None:
         pytest.skip("grpcurl is not on the PATH; the requests were made by reflection")
-    for request in documented():
-        words = request.words(cluster.status()[request.part]["grpc"])
+    running: LocalCluster = request.getfixturevalue(which)
+    for asked in documented():
+        address = running.status()[asked.part]["grpc"]
+        words = asked.over_tls(address, environment_for(running, asked.part)) if running.tls else asked.words(address)
         ended = subprocess.run(words, capture_output=True, text=True, timeout=60)
-        assert ended.returncode == 0, f"{request.line}\n{ended.stderr}"
+        assert ended.returncode == 0, f"{asked.line}\n{ended.stderr}"
 
 
 def test_the_page_has_a_request_for_every_service() -> None:

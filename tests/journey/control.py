@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 import ssl
+import subprocess
+import sys
 import time
 import urllib.request
 from collections.abc import Callable
@@ -68,6 +70,15 @@ def operators_environment(cluster: LocalCluster) -> dict[str, str]:
         return dict(os.environ)
     own = {name: value for name, value in os.environ.items() if name != "PROXIST_TOKEN"}
     return {**own, "PROXIST_CLUSTER_SECRET_FILE": str(cluster.cluster_secret)}
+
+
+def pxctl_says(cluster: LocalCluster, *words: str) -> str:
+    """What pxctl prints for whoever runs the cluster."""
+    command = [sys.executable, "-m", "proxist.cli.pxctl", "--controlplane", cluster.endpoints["controlplane"]["grpc"]]
+    env = operators_environment(cluster)
+    done = subprocess.run([*command, *words], capture_output=True, text=True, timeout=60, check=False, env=env)
+    assert done.returncode == 0, done.stderr
+    return done.stdout
 
 
 def metrics_page(cluster: LocalCluster, url: str) -> str:

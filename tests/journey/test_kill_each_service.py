@@ -43,7 +43,13 @@ def clickhouse_door(cluster: LocalCluster) -> dict[str, Any]:
     if not cluster.tls:
         return door
     files = cluster.endpoints["tls"]
-    return {**door, "ca_cert": files["ca"], "client_cert": files["cert"], "client_cert_key": files["key"]}
+    return {
+        **door,
+        "ca_cert": files["ca"],
+        "client_cert": files["cert"],
+        "client_cert_key": files["key"],
+        "tls_mode": "strict",
+    }
 
 
 def test_every_trade_id_once_after_kill_of_each_part(tmp_path: Path, data_dir: Path) -> None:

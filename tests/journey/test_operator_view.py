@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import json
-import subprocess
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
-from control import TRADES, Control, channel, operators_environment
+from control import TRADES, Control, channel, pxctl_says
 from doors import action, by_get, put
 from google.protobuf.descriptor_pool import DescriptorPool
 from grpc_reflection.v1alpha.proto_reflection_descriptor_database import ProtoReflectionDescriptorDatabase
@@ -26,14 +24,6 @@ def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LocalCluster]:
     with LocalCluster(tmp_path_factory.mktemp("operator"), ingest=2) as running:
         action(running.endpoints["query"][0]["flight"], "create_table", {**TRADES, "shards": 4})
         yield running
-
-
-def pxctl_says(cluster: LocalCluster, *words: str) -> str:
-    command = [sys.executable, "-m", "proxist.cli.pxctl", "--controlplane", cluster.endpoints["controlplane"]["grpc"]]
-    env = operators_environment(cluster)
-    done = subprocess.run([*command, *words], capture_output=True, text=True, timeout=60, check=False, env=env)
-    assert done.returncode == 0, done.stderr
-    return done.stdout
 
 
 def pxctl(cluster: LocalCluster, *words: str) -> Any:
