@@ -122,7 +122,7 @@ class ServiceConfig(BaseSettings):
         endpoints = [endpoint.strip() for endpoint in value.split(",")]
         for endpoint in endpoints:
             host, colon, port = endpoint.removeprefix("https://").removeprefix("http://").rpartition(":")
-            if not (host and colon and port.isdigit()):
+            if not (host and colon and port.isdigit()) or "/" in host:
                 raise ValueError("must be host:port, several with commas, for example 127.0.0.1:2379")
         if len({endpoint.startswith("https://") for endpoint in endpoints}) > 1:
             raise ValueError("must have https:// before every endpoint or before none")
@@ -146,12 +146,13 @@ class ServiceConfig(BaseSettings):
     @model_validator(mode="after")
     def _tls_is_whole(self) -> Self:
         files = {"tls_cert": self.tls_cert, "tls_key": self.tls_key, "tls_ca": self.tls_ca}
+        given = [f"`{name}`" for name, path in files.items() if path is not None]
         missing = [f"`{name}`" for name, path in files.items() if path is None]
-        given = [f"`{name}`" for name, path in files.items() if path is not None and name != "tls_ca"]
         if given and missing:
             raise ValueError(
                 f"{given[0]} is set without {' and '.join(missing)}. A node that speaks TLS has a certificate, its key "
-                "and the authority that it trusts: set `tls_cert`, `tls_key` and `tls_ca`"
+                "and the authority that it trusts: set `tls_cert`, `tls_key` and `tls_ca`. An authority of a store alone "
+                "is `etcd_ca` or `clickhouse_ca`"
             )
         if self.tls_clients == "certificate" and not given:
             raise ValueError(

@@ -10,6 +10,7 @@ import pytest
 from proxist import config
 from proxist.config import ServiceConfig
 from proxist.errors import ConfigError
+from proxist.rpc import tls
 from proxist.rpc.ports import UNIX_PATH_BYTES_MAX
 from proxist.rpc.run_dir import prepare_run_dir
 
@@ -53,6 +54,41 @@ def test_endpoints_are_a_list_and_sockets_are_in_the_run_dir() -> None:
     assert got.attach_socket == Path("/run/p/ingest-0.attach")
 
 
+TLS = ["--tls-cert", "c", "--tls-key", "k", "--tls-ca", "a"]
+TOKENS = ["--auth", "tokens", "--cluster-secret-file", "s"]
+NO_TLS = "without TLS (set `tls_cert`, `tls_key` and `tls_ca`)"
+NO_TOKENS = "without tokens (set `auth: tokens` and `cluster_secret_file`)"
+
+
+@pytest.mark.parametrize(
+    ("flags", "lacks"),
+    [([], f"{NO_TLS} and {NO_TOKENS}"), (TLS, NO_TOKENS), (TOKENS, NO_TLS)],
+    ids=["neither", "no tokens", "no TLS"],
+)
+def test_off_loopback_a_node_is_refused_without_tls_and_tokens(flags: list[str], lacks: str) -> None:
+    with pytest.raises(ConfigError) as raised:
+        load([*NAME, "--host", "0.0.0.0", *flags])
+    assert raised.value.message == (
+        f"`host` is 0.0.0.0, which other machines can reach, {lacks}. Only loopback may be served that way. Set what is "
+        "missing, listen on 127.0.0.1, or say `insecure: true` if the network is trusted."
+    )
+    assert load([*NAME, "--host", "0.0.0.0", *flags, "--insecure"]).insecure
+    assert not load([*NAME, "--host", "127.0.0.1", *flags]).insecure
+
+
+def test_off_loopback_a_node_with_tls_and_tokens_starts() -> None:
+    assert not load([*NAME, "--host", "0.0.0.0", *TLS, *TOKENS]).insecure
+
+
+def test_each_store_may_have_an_authority_of_its_own() -> None:
+    own = load([*NAME, *TLS, "--etcd-ca", "e", "--clickhouse-ca", "h"])
+    assert (tls.of(own).ca, tls.to_etcd(own).ca, tls.to_clickhouse(own).ca) == (Path("a"), Path("e"), Path("h"))
+    shared = load([*NAME, *TLS])
+    assert tls.of(shared) == tls.to_etcd(shared) == tls.to_clickhouse(shared)
+    machine = load([*NAME, *TLS, "--clickhouse-ca", "system"])
+    assert (tls.to_clickhouse(machine).ca, tls.to_etcd(machine).ca) == (None, Path("a"))
+
+
 def test_settings_are_frozen() -> None:
     with pytest.raises(ValueError, match="frozen"):
         load(NAME).host = "::1"
@@ -74,7 +110,23 @@ WRONG_FLAGS = {
     "etcd empty": ([*NAME, "--etcd", ""], ["`etcd` is ''", "must be host:port"]),
     "clickhouse without scheme": ([*NAME, "--clickhouse", "localhost:8123"], ["`clickhouse` is", "http://"]),
     "log level": ([*NAME, "--log-level", "loud"], ["`log_level` is 'loud'", "'warning'"]),
-    "open to others": ([*NAME, "--host", "0.0.0.0"], ["`host` is 0.0.0.0", "Only loopback", "`insecure: true`"]),
+    "etcd with and without TLS": (
+        [*NAME, "--etcd", "https://a:1,b:2"],
+        ["https:// before every endpoint or before none"],
+    ),
+    "etcd with another scheme": ([*NAME, "--etcd", "ftp://a:1"], ["`etcd` is 'ftp://a:1'", "must be host:port"]),
+    "a certificate alone": ([*NAME, "--tls-cert", "c"], ["`tls_cert` is set without `tls_key` and `tls_ca`"]),
+    "a key alone": ([*NAME, "--tls-key", "k"], ["`tls_key` is set without `tls_cert` and `tls_ca`"]),
+    "a pair that trusts nobody": (
+        [*NAME, "--tls-cert", "c", "--tls-key", "k"],
+        ["`tls_cert` is set without `tls_ca`", "set `tls_cert`, `tls_key` and `tls_ca`"],
+    ),
+    "an authority alone": ([*NAME, "--tls-ca", "a"], ["`tls_ca` is set without `tls_cert` and `tls_key`", "`etcd_ca`"]),
+    "certificates without TLS": (
+        [*NAME, "--tls-clients", "certificate"],
+        ["`tls_clients` is certificate, but the doors speak no TLS"],
+    ),
+    "another tls_clients": ([*NAME, "--tls-clients", "both"], ["`tls_clients` is 'both'", "'token' or 'certificate'"]),
     "no such file": ([*NAME, "--config", "nowhere.yaml"], ["nowhere.yaml cannot be read", "No such file"]),
 }
 

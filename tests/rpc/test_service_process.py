@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import selectors
 import signal
@@ -14,11 +15,14 @@ from pathlib import Path
 
 import fake_service
 import pytest
+from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 from proxist import errors
 from proxist.rpc import child, status
 from proxist.rpc.flight_client import FlightPeer
+from proxist.rpc.grpc_client import connect
 from proxist.rpc.service import parse_ready_line
+from proxist.testing.tls import DevCerts
 
 T = 30.0
 
@@ -82,6 +86,29 @@ def test_the_ready_line_names_what_listens(run: Callable[..., Running]) -> None:
     for uri in (fields["flight"], fields["flight_unix"]):
         with FlightPeer(uri) as peer:
             assert peer.do_action("anything", timeout_s=T) == [{}]
+
+
+def test_with_tls_every_address_says_so_and_wants_the_certificate(run: Callable[..., Running], tmp_path: Path) -> None:
+    certs = DevCerts(tmp_path / "certs")
+    files = {"cert": "tls.crt", "key": "tls.key", "ca": "ca.crt"}
+    flags = [f"--tls-{name}={certs.directory / file}" for name, file in files.items()]
+    fields = run(*flags, "--tls-clients=certificate").ready()
+    assert (fields["flight"][:11], fields["http"][:8]) == ("grpc+tls://", "https://")
+    with FlightPeer(fields["flight"], tls=certs.client) as peer:
+        assert peer.do_action("anything", timeout_s=T) == [{}]
+    with FlightPeer(fields["flight"], tls=certs.nameless) as peer, pytest.raises(errors.Unavailable, match="handshake"):
+        peer.do_action("anything", timeout_s=T)
+    with connect(fields["grpc"], tls=certs.client) as channel:
+        health_pb2_grpc.HealthStub(channel).Check(health_pb2.HealthCheckRequest())
+
+
+def test_an_insecure_start_is_a_warning_in_the_log(run: Callable[..., Running]) -> None:
+    insecure, plain = run("--insecure", "--host", "0.0.0.0"), run()
+    for service, warns in ((insecure, 1), (plain, 0)):
+        service.ready()
+        code, stderr = service.end(signal.SIGTERM)
+        lines = [json.loads(line) for line in stderr.splitlines()]
+        assert (code, sum(line["level"] == "warning" and "insecure" in line["event"] for line in lines)) == (0, warns)
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])

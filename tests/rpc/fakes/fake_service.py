@@ -13,7 +13,7 @@ import pyarrow as pa
 
 from proxist.config import ServiceConfig
 from proxist.errors import LogCorrupt, Unavailable
-from proxist.rpc import service
+from proxist.rpc import service, tls
 from proxist.rpc.flight_server import BatchStream, Call, FlightDoor, FlightHandler
 from proxist.rpc.grpc_server import GrpcDoor
 from proxist.rpc.http import HttpDoor
@@ -34,14 +34,14 @@ class Fake(FlightHandler):
             (config.data_dir / "waiting").touch()
             self._lifeline.ended.wait()
             raise Unavailable("Stopped while waiting for etcd.")
-        self.http = HttpDoor(config.host, config.http_port, lambda: {"state": "ready", "name": config.name})
+        self.http = HttpDoor(config.host, config.http_port, self._health, tls=tls.of(config))
         self.http.start()
-        self.grpc = GrpcDoor([], config.host, config.grpc_port)
+        self.grpc = GrpcDoor([], config.host, config.grpc_port, tls=tls.of(config))
         self.grpc.start()
         self.grpc.set_serving(True)
         endpoints = {"http": self.http.url, "grpc": self.grpc.address}
         if self._flight:
-            self.door = FlightDoor(self, config.host, config.flight_port, config.flight_socket)
+            self.door = FlightDoor(self, config.host, config.flight_port, config.flight_socket, tls=tls.of(config))
             endpoints |= {"flight": self.door.uri, "flight_unix": self.door.unix_uri or ""}
         return endpoints
 
@@ -51,6 +51,9 @@ class Fake(FlightHandler):
         self._config.data_dir.mkdir(parents=True, exist_ok=True)
         (self._config.data_dir / "stopped").write_text(repr(pending))
         return pending
+
+    def _health(self) -> Mapping[str, object]:
+        return {"state": "ready", "name": self._config.name}
 
     def do_get(self, call: Call, ticket: bytes) -> BatchStream:
         """Endless: whoever stops reading it pins it."""
