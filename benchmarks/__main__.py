@@ -12,7 +12,7 @@ from benchmarks import cluster, engine, floors, others
 from benchmarks.report import Report
 from benchmarks.rows import make_rows
 
-PARTS = ("engine", "others", "cluster", "telemetry")
+PARTS = ("engine", "others", "cluster", "telemetry", "tls")
 
 
 def main() -> None:
@@ -40,6 +40,10 @@ def main() -> None:
             from benchmarks import telemetry
 
             telemetry.measure(report, rows)
+        if "tls" in wanted:
+            from benchmarks import tls
+
+            tls.measure(report, rows)
 
 
 if __name__ == "__main__":

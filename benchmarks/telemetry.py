@@ -12,22 +12,17 @@ from typing import Any
 
 from opentelemetry.sdk.trace.sampling import ALWAYS_OFF, ALWAYS_ON, Sampler
 
-import proxist
-from benchmarks.floors import BATCH_ROWS
+from benchmarks.calls import ROUNDS, Figures, figures, loaded, merge, percent
 from benchmarks.report import Latency, Report, latency
-from benchmarks.rows import SPEC, Rows
+from benchmarks.rows import Rows
 from proxist.cli.demo_cluster import demo_cluster
 from proxist.telemetry import setup, tracing
 from proxist.telemetry.collector import Collector
 from proxist.telemetry.spans import Api
 
 SCRAPE_S = 1.0
-ROUNDS = 6
-ROUND_S = 0.3
-"""Each figure is the best p50 of these: on a shared machine the noise between rounds is larger than what is measured."""
 SHARES = {"tracing at 1 %": "0.01", "tracing at 100 %": "1.0"}
 """With tracing the metrics are scraped too."""
-Figures = dict[str, Latency]
 
 
 def measure(report: Report, rows: Rows) -> None:
@@ -41,9 +36,9 @@ def measure(report: Report, rows: Rows) -> None:
     }
     for what in off:
         report.section(f"telemetry's price: {what} (ratio: to off)")
-        for mode, figures in found.items():
-            one = figures[what]
-            report.timed(mode, one, off[what].p50_s, _percent(one.p50_s, off[what].p50_s))
+        for mode, of_mode in found.items():
+            one = of_mode[what]
+            report.timed(mode, one, off[what].p50_s, percent(one.p50_s, off[what].p50_s))
 
 
 def _switched_off(report: Report) -> None:
@@ -93,57 +88,17 @@ def _scraped_or_not(rows: Rows) -> tuple[Figures, Figures]:
     """Metrics are counted in any case; what they cost beside that is the scrape."""
     off: Figures = {}
     scraped: Figures = {}
-    with demo_cluster() as endpoints, _loaded(endpoints, rows) as connection:
+    with demo_cluster() as endpoints, loaded(endpoints, rows) as connection:
         for _ in range(ROUNDS):
-            _merge(off, _figures(connection, rows, rounds=1))
+            merge(off, figures(connection, rows, rounds=1))
             with _scraping(endpoints):
-                _merge(scraped, _figures(connection, rows, rounds=1))
+                merge(scraped, figures(connection, rows, rounds=1))
     return off, scraped
 
 
 def _traced(share: str, rows: Rows) -> Figures:
-    with _tracing(share), demo_cluster() as endpoints, _loaded(endpoints, rows) as connection, _scraping(endpoints):
-        return _figures(connection, rows)
-
-
-@contextmanager
-def _loaded(endpoints: dict[str, Any], rows: Rows) -> Iterator[Any]:
-    with proxist.connect(endpoints["query"][0]["flight"]) as connection:
-        connection.create_table(SPEC)
-        connection.table(SPEC.name).write(rows.table.slice(0, 100_000))
-        yield connection
-
-
-def _figures(connection: Any, rows: Rows, rounds: int = ROUNDS) -> Figures:
-    batch = rows.table.slice(0, BATCH_ROWS).combine_chunks().to_batches()[0]
-    one = [rows.keys[len(rows.keys) // 2]]
-    found: Figures = {}
-    for level in ("os", "disk"):
-        connection.create_table({**SPEC.to_json(), "name": f"priced_{level}", "durability": level})
-    for _ in range(rounds):
-        for level in ("os", "disk"):
-            with connection.table(f"priced_{level}").writer() as writer:
-                _merge(found, {f"ack, {level}": latency(lambda: writer.write(batch), for_s=ROUND_S)})
-        with connection.session() as session:
-            _merge(
-                found,
-                {
-                    "last_by, one key, session": latency(
-                        lambda: session.last_by(SPEC.name, one, ["price"]), for_s=ROUND_S
-                    )
-                },
-            )
-        _merge(
-            found,
-            {"last_by, one key, DoGet": latency(lambda: connection.last_by(SPEC.name, one, ["price"]), for_s=ROUND_S)},
-        )
-    return found
-
-
-def _merge(best: Figures, new: Figures) -> None:
-    for what, one in new.items():
-        if what not in best or one.p50_s < best[what].p50_s:
-            best[what] = one
+    with _tracing(share), demo_cluster() as endpoints, loaded(endpoints, rows) as connection, _scraping(endpoints):
+        return figures(connection, rows)
 
 
 @contextmanager
@@ -180,7 +135,3 @@ def _scraping(endpoints: dict[str, Any]) -> Iterator[None]:
     finally:
         ended.set()
         thread.join()
-
-
-def _percent(found_s: float, off_s: float) -> str:
-    return f"{100 * (found_s / off_s - 1):+.1f} %"

@@ -24,8 +24,9 @@ _LOG_TAIL_LINES = 12
 
 
 @contextmanager
-def demo_cluster() -> Iterator[dict[str, Any]]:
-    """The endpoints, as `proxist up --json` prints them, once every part is ready; on exit nothing is left.
+def demo_cluster(*, tls: bool = False) -> Iterator[dict[str, Any]]:
+    """The endpoints, as `proxist up --json` prints them, once every part is ready; on exit nothing is left. `tls`: with
+    `--tls`.
 
     The cluster has a session of its own: Ctrl-C is the demo's to handle, which first stops what uses the cluster. It is
     killed with the demo, however that ends. Raises Unavailable with the end of its log where it does not start.
@@ -33,7 +34,7 @@ def demo_cluster() -> Iterator[dict[str, Any]]:
     data_dir = Path(tempfile.mkdtemp(prefix="proxist-demo-"))
     try:
         with (data_dir / "up.log").open("wb") as log:
-            process = _start(data_dir, log)
+            process = _start(data_dir, log, ["--tls"] if tls else [])
         try:
             yield _endpoints(process, data_dir / "up.log")
         finally:
@@ -42,10 +43,10 @@ def demo_cluster() -> Iterator[dict[str, Any]]:
         shutil.rmtree(data_dir, ignore_errors=True)
 
 
-def _start(data_dir: Path, log: Any) -> subprocess.Popen[bytes]:
+def _start(data_dir: Path, log: Any, more: list[str]) -> subprocess.Popen[bytes]:
     up = [sys.executable, "-m", "proxist.cli.proxist", "up", "--json", "--port-base", "0", "--data-dir", str(data_dir)]
     # Threads follow: PR_SET_PDEATHSIG is tied to the thread that spawned, and this is the main one.
-    return subprocess.Popen(child.command(up), stdout=subprocess.PIPE, stderr=log, start_new_session=True)
+    return subprocess.Popen(child.command([*up, *more]), stdout=subprocess.PIPE, stderr=log, start_new_session=True)
 
 
 def _endpoints(process: subprocess.Popen[bytes], log: Path) -> dict[str, Any]:
