@@ -65,6 +65,11 @@ class Running:
         return self.process.returncode, stderr
 
 
+def tls_flags(certs: DevCerts) -> list[str]:
+    files = {"cert": "tls.crt", "key": "tls.key", "ca": "ca.crt"}
+    return [f"--tls-{name}={certs.directory / file}" for name, file in files.items()]
+
+
 @pytest.fixture
 def run(tmp_path: Path) -> Iterator[Callable[..., Running]]:
     started: list[Running] = []
@@ -90,9 +95,7 @@ def test_the_ready_line_names_what_listens(run: Callable[..., Running]) -> None:
 
 def test_with_tls_every_address_says_so_and_wants_the_certificate(run: Callable[..., Running], tmp_path: Path) -> None:
     certs = DevCerts(tmp_path / "certs")
-    files = {"cert": "tls.crt", "key": "tls.key", "ca": "ca.crt"}
-    flags = [f"--tls-{name}={certs.directory / file}" for name, file in files.items()]
-    fields = run(*flags, "--tls-clients=certificate").ready()
+    fields = run(*tls_flags(certs), "--tls-clients=certificate").ready()
     assert (fields["flight"][:11], fields["http"][:8]) == ("grpc+tls://", "https://")
     with FlightPeer(fields["flight"], tls=certs.client) as peer:
         assert peer.do_action("anything", timeout_s=T) == [{}]
@@ -100,6 +103,18 @@ def test_with_tls_every_address_says_so_and_wants_the_certificate(run: Callable[
         peer.do_action("anything", timeout_s=T)
     with connect(fields["grpc"], tls=certs.client) as channel:
         health_pb2_grpc.HealthStub(channel).Check(health_pb2.HealthCheckRequest())
+
+
+def test_a_node_that_dies_in_a_call_over_tls_is_no_failed_handshake(
+    run: Callable[..., Running], tmp_path: Path
+) -> None:
+    certs = DevCerts(tmp_path / "certs")
+    fields = run(*tls_flags(certs)).ready()
+    with FlightPeer(fields["flight"], tls=certs.client) as peer:
+        peer.do_action("anything", timeout_s=T)
+        with pytest.raises(errors.Unavailable, match="does not answer") as raised:
+            peer.do_action("crash", timeout_s=T)
+    assert raised.value.details == {}
 
 
 def test_an_insecure_start_is_a_warning_in_the_log(run: Callable[..., Running]) -> None:

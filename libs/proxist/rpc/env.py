@@ -1,7 +1,7 @@
 """Flags that must be set before pyarrow or grpc is loaded: `import proxist.rpc.env` is each program's first line.
 
 gRPC's event engine doubles the round trip of a Flight call (null DoExchange 140-150 µs with it, 75 µs without, on the
-reference machine), so our programs switch it off. A value that the user set is left alone.
+reference machine; over TLS 210 and 91), so our programs switch it off. A value that the user set is left alone.
 """
 
 from __future__ import annotations
