@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import pyarrow as pa
+from auth_traces import Wiretap
 
 from proxist.auth.identity import parse_grant
 from proxist.auth.store import create_token
@@ -25,6 +26,7 @@ class Guarded:
     secret: str
     tokens: dict[str, str | None]
     etcd: EtcdClient
+    wiretap: Wiretap
 
     @property
     def endpoints(self) -> dict[str, Any]:

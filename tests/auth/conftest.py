@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 from auth_cluster import CANARY_SYMBOL, CANARY_TABLE, DAY_NS, TABLE, Guarded, rows, spec
+from auth_traces import Wiretap
 
 import proxist
 from proxist.auth.cluster import ClusterSecret
@@ -22,13 +23,16 @@ def guarded(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Guarded]:
     base: Path = tmp_path_factory.mktemp("guarded")
     secret = secrets.token_hex(32)
     (base / "secret").write_text(secret + "\n")
+    wiretap = Wiretap()
     with pytest.MonkeyPatch.context() as patch:
+        for name, value in wiretap.environment(OTEL_TRACES_SAMPLER="always_on").items():
+            patch.setenv(name, value)
         patch.setenv("PROXIST_AUTH", "tokens")
         patch.setenv("PROXIST_CLUSTER_SECRET_FILE", str(base / "secret"))
         cluster = LocalCluster(base / "data").start()
     etcd = EtcdClient(cluster.endpoints["etcd"])
     try:
-        found = Guarded(cluster, secret, {}, etcd)
+        found = Guarded(cluster, secret, {}, etcd, wiretap)
         ended = found.token("acme", "admin")
         revoke_token(etcd, ended.split("_")[1], None)
         found.tokens = {
@@ -55,3 +59,4 @@ def guarded(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Guarded]:
     finally:
         etcd.close()
         cluster.stop()
+        wiretap.close()

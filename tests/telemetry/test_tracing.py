@@ -18,6 +18,7 @@ from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanE
 from opentelemetry.sdk.trace.sampling import ALWAYS_OFF, ParentBased
 
 from proxist.errors import ConfigError, NotFound
+from proxist.rpc.status import outward
 from proxist.rpc.tracing import address_of, carrier_of, flight_headers, grpc_metadata
 from proxist.telemetry import logs, setup, tracing
 from proxist.telemetry.collector import Seen, tree
@@ -274,6 +275,32 @@ def test_secrets_and_paths_are_taken_out_of_every_line(lines: Any, tmp_path: Pat
     assert "<run_dir>/x.sock" in told
     assert [line["role"] for line in lines()] == ["query"] * 4
     assert "Traceback" in lines()[3]["exception"]
+
+
+def test_a_traceback_in_the_log_has_no_value_that_an_exceptions_message_quotes(lines: Any) -> None:
+    try:
+        {}["CNRYSYM"]
+    except KeyError as cause:
+        try:
+            raise ValueError('Could not convert "CNRYSYM" of pxi_query-0_6b01_0123456789abcdef') from cause
+        except ValueError:
+            structlog.get_logger().exception("failed")
+    (line,) = lines()
+    assert "ValueError: Could not convert '…' of pxi_query-0_***" in line["exception"]
+    assert "CNRYSYM" not in line["exception"].replace('{}["CNRYSYM"]', "").replace('"CNRYSYM" of', "")
+
+
+def test_what_leaves_for_a_client_has_no_place_of_this_machine_and_no_credential(lines: Any, tmp_path: Path) -> None:
+    error = NotFound(
+        f"Log {tmp_path}/wal/1 is closed; ClickHouse at http://user:hunter2@host:8123. Its token: ask an administrator.",
+        path=[str(tmp_path / "run" / "x.sock")],
+    )
+    assert outward(error) == {
+        "code": "NOT_FOUND",
+        "message": "Log <data_dir>/wal/1 is closed; ClickHouse at http://user:***@host:8123. "
+        "Its token: ask an administrator.",
+        "details": {"path": ["<run_dir>/x.sock"]},
+    }
 
 
 def test_a_tree_shows_children_and_linked_batches_under_their_parents() -> None:

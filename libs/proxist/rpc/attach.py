@@ -24,7 +24,7 @@ from proxist.auth import outgoing
 from proxist.auth.guard import Guard, open_guard
 from proxist.errors import InternalError, InvalidArgument, PermissionDenied, ProxistError, Unavailable, from_json
 from proxist.rpc import ports
-from proxist.rpc.status import to_proxist
+from proxist.rpc.status import outward, to_proxist
 
 PACKET_BYTES_MAX = 1 << 16
 CLIENT_SILENCE_S_MAX = 1.0
@@ -86,7 +86,7 @@ class AttachDoor:
         except OSError:
             raise
         except Exception as error:
-            client.send(json.dumps({"error": to_proxist(error).to_json()}, default=str).encode())
+            client.send(json.dumps({"error": outward(to_proxist(error))}, default=str).encode())
             return
         socket.send_fds(client, [json.dumps({"info": dict(info)}).encode()], [descriptor])
 

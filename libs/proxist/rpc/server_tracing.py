@@ -14,6 +14,7 @@ import grpc
 from pyarrow import flight
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from proxist.auth.rules import RULES
 from proxist.errors import ProxistError
 from proxist.rpc.status import status_of
 from proxist.rpc.tracing import FLIGHT_SERVICE, rpc_attributes
@@ -62,7 +63,7 @@ def flight_call(context: Any, name: str, local: bool) -> FlightCall | tracing.Sp
         return tracing.OFF
     span = tracing.serve(f"{FLIGHT_SERVICE}/{method}", carrier, rpc_attributes(f"{FLIGHT_SERVICE}/{method}"))
     span.set("network.transport", "unix" if local else "tcp")
-    span.set("proxist.flight.action", action or None)
+    span.set("proxist.flight.action", action if f"flight/DoAction:{action}" in RULES else None)
     return FlightCall(span, middleware if method == "DoGet" else None)
 
 
@@ -168,17 +169,16 @@ class HttpTracing:
         if tracing.TRACEPARENT not in carrier:
             await self._app(scope, receive, send)
             return
-        path = scope["path"]
-        with tracing.serve(
-            scope["method"], carrier, {"http.request.method": scope["method"], "url.scheme": "http"}
-        ) as span:
+        path = scope["path"] if f"http{scope['path']}" in RULES else None  # any other one may hold anything
+        method = scope["method"] if scope["method"] in _METHODS else "_OTHER"
+        name = method if method in _METHODS else "HTTP"
+        with tracing.serve(name, carrier, {"http.request.method": method, "url.scheme": "http"}) as span:
 
             async def sending(message: Message) -> None:
                 if message["type"] == "http.response.start":
                     span.set("http.response.status_code", message["status"])
-                    if message["status"] != 404:  # a path that is no route may hold anything
-                        span.set("http.route", path)
-                        span.set("url.path", path)
+                    span.set("http.route", path)
+                    span.set("url.path", path)
                     if message["status"] >= 500:
                         span.fail(str(message["status"]))
                 await send(message)
@@ -200,6 +200,7 @@ def _carrier(headers: Any) -> dict[str, str]:
     return found
 
 
+_METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "DELETE", "OPTIONS", "PATCH", "TRACE", "CONNECT"})
 _PROPAGATED = frozenset({tracing.TRACEPARENT, "tracestate", "baggage", "b3"})
 
 

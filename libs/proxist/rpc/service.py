@@ -34,7 +34,7 @@ from proxist.config import ServiceConfig
 from proxist.errors import ProxistError, Unavailable
 from proxist.rpc import tls
 from proxist.rpc.status import exit_code, to_proxist
-from proxist.telemetry import logs, setup
+from proxist.telemetry import logs, scrub, setup
 
 SIGNAL_LOOK_S = 0.5
 WAIT_LOOK_S = 0.25
@@ -172,7 +172,7 @@ def end(name: str, error: ProxistError | None) -> NoReturn:
     """End the process now, without waiting for threads: one that a client blocks would never be joined."""
     setup.flush()
     if error is not None:
-        print(logs.without_secrets(f"error {name}: {error.message}"), file=sys.stderr)
+        print(scrub.own().text(f"error {name}: {error.message}"), file=sys.stderr)
     sys.stdout.flush()
     sys.stderr.flush()
     os._exit(0 if error is None else exit_code(error))

@@ -19,7 +19,7 @@ from pyarrow import flight
 
 from proxist.errors import InvalidArgument, SchemaMismatch
 from proxist.rpc.flight_server import Call, slices
-from proxist.rpc.status import to_proxist
+from proxist.rpc.status import outward, to_proxist
 from proxist.rpc.tracing import FLIGHT_SERVICE, carrier_of
 from proxist.telemetry import tracing
 
@@ -76,7 +76,7 @@ class _Session:
                 answer = self._answer(query, probes)
                 batches = self._fitting(answer.rows)
         except Exception as error:
-            wire = to_proxist(error).to_json()
+            wire = outward(to_proxist(error))
             self._writer.write_metadata(_pack({"id": query_id, "last": True, "error": wire}))
             return
         last = _pack({"id": query_id, "last": True, "receipt": answer.receipt})

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 from proxist import errors
 from proxist.errors import ProxistError
 from proxist.rpc import handshake
+from proxist.telemetry import scrub
 
 if TYPE_CHECKING:
     import grpc
@@ -93,14 +94,21 @@ def to_proxist(error: BaseException) -> ProxistError:
     )
 
 
-def encode(error: ProxistError) -> bytes:
-    """The wire form, within the limits above: a longer message is cut, larger details are left out."""
+def outward(error: ProxistError) -> dict[str, Any]:
+    """`to_json` as a client may see it: without credentials and places on this machine, and within the limits above: a
+    longer message is cut, larger details are left out."""
     wire = error.to_json()
-    wire["message"] = _cut(wire["message"])
+    wire["message"] = wire["message"][: 2 * MESSAGE_CHARS_MAX]  # of more than is sent: what is hidden may be shorter
     details = wire.get("details")
     if details is not None and len(json.dumps(details, default=str)) > DETAILS_BYTES_MAX:
         del wire["details"]
-    return json.dumps(wire, ensure_ascii=False, default=str).encode()
+    shown: dict[str, Any] = scrub.own().value(wire, outward=True)
+    return {**shown, "message": _cut(shown["message"])}
+
+
+def encode(error: ProxistError) -> bytes:
+    """The wire form: `outward` as UTF-8."""
+    return json.dumps(outward(error), ensure_ascii=False, default=str).encode()
 
 
 def decode(wire: bytes) -> ProxistError | None:
@@ -118,7 +126,7 @@ def flight_error(error: BaseException) -> flight.FlightError:
 
     ours = to_proxist(error)
     cls = getattr(flight, status_of(ours).flight)
-    return cls(_cut(ours.message), encode(ours))
+    return cls(outward(ours)["message"], encode(ours))
 
 
 def from_flight(error: BaseException, subject: str) -> ProxistError:
@@ -135,7 +143,8 @@ def grpc_status(error: BaseException) -> tuple[grpc.StatusCode, str, tuple[tuple
     import grpc
 
     ours = to_proxist(error)
-    return grpc.StatusCode[status_of(ours).grpc], _cut(ours.message), ((METADATA_KEY, encode(ours)),)
+    code = grpc.StatusCode[status_of(ours).grpc]
+    return code, outward(ours)["message"], ((METADATA_KEY, encode(ours)),)
 
 
 def from_grpc(error: Any, subject: str) -> ProxistError:

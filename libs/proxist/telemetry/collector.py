@@ -14,6 +14,7 @@ from opentelemetry.proto.collector.trace.v1 import trace_service_pb2, trace_serv
 
 SPANS_MAX = 100_000
 """What comes after these is counted and dropped."""
+THREADS = 4
 _KINDS = ("unspecified", "internal", "server", "client", "producer", "consumer")
 
 
@@ -45,7 +46,7 @@ class Collector(trace_service_pb2_grpc.TraceServiceServicer):
         self._changed = threading.Condition()
         self._spans: list[Seen] = []
         self.dropped = 0
-        pool = concurrent.futures.ThreadPoolExecutor(4, thread_name_prefix="collector")
+        pool = concurrent.futures.ThreadPoolExecutor(THREADS, thread_name_prefix="collector")
         self._pool = pool
         self._server = grpc.server(pool, options=[("grpc.so_reuseport", 0)])
         trace_service_pb2_grpc.add_TraceServiceServicer_to_server(self, self._server)  # type: ignore[no-untyped-call]

@@ -8,7 +8,6 @@ tokens, and this machine's paths, which become `<data_dir>/…`.
 from __future__ import annotations
 
 import logging
-import re
 import sys
 from collections.abc import Mapping
 from pathlib import Path
@@ -16,16 +15,9 @@ from typing import Any
 
 import structlog
 
-from proxist.telemetry import tracing
+from proxist.telemetry import scrub, tracing
 
 LEVELS = ("debug", "info", "warning", "error")
-_SECRETS = (
-    (re.compile(r"\b(px_[A-Za-z0-9]{1,64})_[A-Za-z0-9_-]{8,}"), r"\1_***"),
-    (re.compile(r"([a-z][a-z0-9+.-]*://[^\s/:@]*):[^\s/]+@"), r"\1:***@"),
-    (re.compile(r"(?i)\b(authorization|bearer|password|secret|token)(['\"]?\s*[:=]\s*['\"]?)[^\s'\",;]+"), r"\1\2***"),
-)
-_PACKAGES = re.compile(r"(?:/[^\s/\"':]+)+/(?=(?:proxist|proxist_\w+|site-packages|python3\.\d+)/)")
-"""Before a file of ours or of a library, in a traceback."""
 
 
 def configure(level: str, *, hide: Mapping[str, Path] | None = None, **fields: str) -> None:
@@ -33,13 +25,16 @@ def configure(level: str, *, hide: Mapping[str, Path] | None = None, **fields: s
     lines say only the name."""
     threshold = getattr(logging, level.upper())
     terminal = sys.stderr.isatty()
-    scrub = Scrubber(hide or {})
+    scrubber = scrub.hide(hide or {})
 
     def add_fields(_logger: object, _method: str, event: structlog.typing.EventDict) -> structlog.typing.EventDict:
         """Context variables do not cross threads, so the process-wide fields are a processor."""
         for key, value in fields.items():
             event.setdefault(key, value)
         return event
+
+    def clean(_logger: object, _method: str, event: structlog.typing.EventDict) -> structlog.typing.EventDict:
+        return {key: scrubber.value(value) for key, value in event.items()}
 
     shared: list[Any] = [
         add_fields,
@@ -49,9 +44,9 @@ def configure(level: str, *, hide: Mapping[str, Path] | None = None, **fields: s
         structlog.processors.TimeStamper(fmt="iso", utc=True),
     ]
     last: list[Any] = (
-        [scrub, structlog.dev.ConsoleRenderer(exception_formatter=structlog.dev.plain_traceback)]
+        [format_exception, clean, structlog.dev.ConsoleRenderer(exception_formatter=structlog.dev.plain_traceback)]
         if terminal
-        else [structlog.processors.format_exc_info, scrub, structlog.processors.JSONRenderer(default=str)]
+        else [format_exception, clean, structlog.processors.JSONRenderer(default=str)]
     )
     structlog.configure(
         processors=[*shared, *last],
@@ -77,38 +72,10 @@ def add_trace(_logger: object, _method: str, event: structlog.typing.EventDict) 
     return event
 
 
-def without_secrets(text: str) -> str:
-    """For what is written beside the log."""
-    return Scrubber({}).text(text)
-
-
-class Scrubber:
-    """A processor that takes secrets and this machine's paths out of an event."""
-
-    def __init__(self, hide: Mapping[str, Path]) -> None:
-        # The longest first: a run directory may lie in the data directory.
-        found = sorted(((str(path.absolute()), name) for name, path in hide.items()), reverse=True)
-        self._paths = [(path, f"<{name}>") for path, name in found if len(path) > 1]
-
-    def __call__(self, _logger: object, _method: str, event: structlog.typing.EventDict) -> structlog.typing.EventDict:
-        return {key: self._value(value) for key, value in event.items()}
-
-    def text(self, text: str) -> str:
-        """`text` without what must not be told."""
-        for path, name in self._paths:
-            text = text.replace(path, name)
-        text = _PACKAGES.sub("", text)
-        for pattern, instead in _SECRETS:
-            text = pattern.sub(instead, text)
-        return text
-
-    def _value(self, value: Any) -> Any:
-        if isinstance(value, str):
-            return self.text(value)
-        if isinstance(value, Path):
-            return self.text(str(value))
-        if isinstance(value, Mapping):
-            return {key: self._value(one) for key, one in value.items()}
-        if isinstance(value, list | tuple):
-            return [self._value(one) for one in value]
-        return value
+def format_exception(logger: Any, method: str, event: structlog.typing.EventDict) -> structlog.typing.EventDict:
+    """structlog's traceback without the values in messages: an exception of a library may quote a row."""
+    event = structlog.processors.format_exc_info(logger, method, event)
+    if isinstance(found := event.get("exception"), str):
+        lines = (line if line.startswith("  ") else scrub.without_quoted(line) for line in found.split("\n"))
+        event["exception"] = "\n".join(lines)
+    return event

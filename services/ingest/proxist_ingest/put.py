@@ -24,6 +24,7 @@ from proxist.model.ids import ShardId
 from proxist.model.table import Table
 from proxist.rpc.flight_client import FlightPeer
 from proxist.rpc.flight_server import Call
+from proxist.rpc.status import outward
 from proxist.rpc.tracing import FLIGHT_SERVICE
 from proxist.telemetry import tracing
 from proxist.telemetry.tracing import OFF, Span
@@ -303,7 +304,7 @@ class _Acks:
             error = put.error
             if error is not None:
                 self._error = error
-                self._writer.write(_packed({"error": error.to_json()}))
+                self._writer.write(_packed({"error": outward(error)}))
                 return
             self._writer.write(pa.py_buffer(put.ack()))
             with self._lock:
@@ -317,7 +318,7 @@ class _Acks:
         for put, level in now:
             if put.stuck is not None:
                 self._error = put.stuck
-                self._writer.write(_packed({"of": put.of, "durability": level, "error": put.stuck.to_json()}))
+                self._writer.write(_packed({"of": put.of, "durability": level, "error": outward(put.stuck)}))
                 return
             self._writer.write(pa.py_buffer(put.follow_up(level)))
             with self._lock:

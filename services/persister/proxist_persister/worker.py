@@ -297,7 +297,7 @@ class ShardWorker:
     def _rest(self, error: ProxistError, attempt: int) -> None:
         """Wait before the next attempt; a change of anything ends the wait."""
         if attempt == 0:
-            _log.warning("persisting is retried", table=self.table.name, shard=self.shard, error=error.message)
+            _log.warning("persisting is retried", table=self.table.name, shard=self.shard, error=_for_log(error))
         self.board.enter(progress.RETRYING, error)
         delay_s = retry_delay_s(attempt, self._tools.chance())
         self._poked.clear()
@@ -309,7 +309,7 @@ class ShardWorker:
     def _halt(self, error: ProxistError) -> None:
         """Stay stopped until `resume`, or until the worker is to end."""
         _log.error(
-            "persisting stopped", table=self.table.name, shard=self.shard, error=error.message, details=error.details
+            "persisting stopped", table=self.table.name, shard=self.shard, error=_for_log(error), details=error.details
         )
         self._resumed.clear()  # before anybody can see that there is something to resume
         self.board.enter(progress.STOPPED, error)
@@ -326,3 +326,9 @@ class ShardWorker:
             release_persister(self._tools.client, self.shard, lease=lease.id)
         except ProxistError as error:
             _log.info("the shard's lease ends with the node's", shard=self.shard, error=error.message)
+
+
+def _for_log(error: ProxistError) -> str:
+    """ClickHouse's own sentence may quote a row, as that of a violated constraint does; Status tells it to operators."""
+    name = error.details.get("clickhouse_name")
+    return error.message if name is None else f"ClickHouse answered {name}; `Status` of this persister has its message."

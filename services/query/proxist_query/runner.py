@@ -63,12 +63,13 @@ class Runner:
         caller = caller or local_caller()
         began = time.monotonic()
         verb = type(query.verb).__name__.lower()
+        known = self._known_to(caller)
         outcome, plan = "INTERNAL", "none"
         answer: Answer | None = None
         self._metrics.began()
         try:
             with self._entry(query.id, caller) as cancelled, tracing.span("query.run") as span:
-                describe(span, query)
+                describe(span, query, known)
                 step = self._step(began + self._query_s_max, cancelled, alive)
                 answer = self._answer(query, probes, caller, step, began)
                 describe_answer(span, answer)
@@ -82,7 +83,7 @@ class Runner:
             took_s = time.monotonic() - began
             self._metrics.finished(verb, plan, outcome, took_s)
             if took_s >= self._slow_query_s:
-                log_slow(query, answer, outcome, took_s)
+                log_slow(query, known, answer, outcome, took_s)
 
     def schema(self, query: Query, caller: Caller | None = None) -> pa.Schema:
         """The schema of an SQL query's answer, without running it."""
@@ -102,6 +103,10 @@ class Runner:
         for event in running:
             event.set()
         return bool(running)
+
+    def _known_to(self, caller: Caller) -> Callable[[str], bool]:
+        tenant = caller.tenant()
+        return lambda name: caller.sees(tenant, name) and (tenant, name) in self.catalog.names()
 
     def _answer(
         self, query: Query, probes: pa.Table | None, caller: Caller, step: Callable[[], None], began: float

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import structlog
@@ -10,15 +11,17 @@ from proxist.model.query import Asof, Query, Sql
 from proxist.seam import Answer
 from proxist.telemetry.tracing import Span
 
+Known = Callable[[str], bool]
+"""Whether the caller sees a table of that name."""
 log = structlog.get_logger("proxist.query")
 
 
-def describe(span: Span, query: Query) -> None:
+def describe(span: Span, query: Query, known: Known) -> None:
     """What is asked."""
     if span.recording:
         span.set("db.system.name", "proxist")
         span.set("db.operation.name", operation(query))
-        tables = _asked_tables(query)
+        tables = _asked_tables(query, known)
         span.set("db.collection.name", tables[0] if tables else None)
 
 
@@ -33,11 +36,11 @@ def describe_answer(span: Span, answer: Answer) -> None:
         span.set("proxist.rows.cold", receipt.rows_cold)
 
 
-def log_slow(query: Query, answer: Answer | None, outcome: str, took_s: float) -> None:
+def log_slow(query: Query, known: Known, answer: Answer | None, outcome: str, took_s: float) -> None:
     """One line for a query that took longer than `slow_query_s`, with its plan and the rows of each tier."""
     fields: dict[str, Any] = {"operation": operation(query), "outcome": outcome, "seconds": round(took_s, 6)}
     if answer is None:
-        fields["tables"] = _asked_tables(query)
+        fields["tables"] = _asked_tables(query, known)
     else:
         receipt = answer.receipt
         fields |= {
@@ -61,11 +64,11 @@ def operation(query: Query) -> str:
 _OPERATIONS = {"Sql": "sql", "Scan": "scan", "LastBy": "last_by", "FirstBy": "first_by", "Asof": "asof"}
 
 
-def _asked_tables(query: Query) -> list[str]:
-    """Of an operator; which tables SQL names is known only once it is parsed."""
+def _asked_tables(query: Query, known: Known) -> list[str]:
+    """Of an operator, those that are there: a name that is none may be any text. Which tables SQL names is known only
+    once it is parsed."""
     verb = query.verb
     if isinstance(verb, Sql):
         return []
-    if isinstance(verb, Asof):
-        return [verb.right] + ([] if verb.left is None else [verb.left.table])
-    return [verb.table]
+    named = [verb.table] if not isinstance(verb, Asof) else [verb.right, *([verb.left.table] if verb.left else [])]
+    return [name for name in named if known(name)]
