@@ -26,7 +26,7 @@ from proxist.errors import ProxistError
 from proxist.pb import controlplane_pb2 as pb
 from proxist.rpc import child
 from proxist.rpc.service import parse_ready_line
-from proxist.telemetry import logs
+from proxist.telemetry import scrub
 from proxist.testing.clickhouse import LocalClickHouse
 from proxist.testing.etcd import LocalEtcd
 
@@ -160,5 +160,5 @@ def test_a_password_in_the_address_of_clickhouse_is_told_to_nobody(
 
 @pytest.mark.parametrize("password", [PASSWORD, f"a:{PASSWORD}", f"a@{PASSWORD}", f"{PASSWORD}@"])
 def test_a_log_line_shows_an_address_without_its_password(password: str) -> None:
-    line = logs.without_secrets(f"from https://{USER}:{password}@h:8443/a, then more")
+    line = scrub.own().text(f"from https://{USER}:{password}@h:8443/a, then more")
     assert line == f"from https://{USER}:***@h:8443/a, then more"
