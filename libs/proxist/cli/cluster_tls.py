@@ -24,7 +24,7 @@ from proxist.model.table import DEFAULT_TENANT
 from proxist.rpc.tls import Tls
 
 TOKEN_LIFE = "365d"
-ACCEPT_S_MAX = 10.0
+ACCEPT_S_MAX = 20.0
 """How long to wait until every service knows the token: its copy of etcd has it within milliseconds."""
 CALL_S = 2.0
 POLL_S = 0.02

@@ -29,6 +29,8 @@ START_S_MAX = 60.0
 STOP_S_MAX = 8.0
 """Per stage; a service's own grace is 5 s."""
 PROBE_EVERY_S = 0.02
+PROBE_S_MAX = 0.5
+"""The loop waits meanwhile, and restarts nothing; a TLS handshake on a busy machine takes a part of it."""
 HOLD_EVERY_S = 0.05
 LOG_TAIL_LINES = 15
 PARTS_FILE = "parts.json"
@@ -287,7 +289,7 @@ def _signal(life: _Life, number: signal.Signals) -> None:
 
 def _answers(url: str, probing: ssl.SSLContext | None) -> bool:
     try:
-        with urllib.request.urlopen(url, timeout=0.25, context=probing) as response:
+        with urllib.request.urlopen(url, timeout=PROBE_S_MAX, context=probing) as response:
             return bool(response.status == 200)
     except OSError:
         return False

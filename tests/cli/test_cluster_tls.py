@@ -1,0 +1,84 @@
+"""What `proxist up --tls` prepares before anything runs; tests/journey/test_over_tls.py has the running cluster."""
+
+from __future__ import annotations
+
+import stat
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from proxist.cli import parts
+from proxist.cli.certs import FILES, make_dev_certs
+from proxist.cli.cluster_tls import SECRET_VARIABLE, prepare
+from proxist.cli.pxctl import main
+
+
+@pytest.fixture(autouse=True)
+def no_secret_of_the_users(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv(SECRET_VARIABLE, raising=False)
+
+
+def test_what_is_prepared_is_this_users_alone_and_kept(tmp_path: Path) -> None:
+    made = prepare(tmp_path)
+    assert {path.name for path in made.directory.iterdir()} == {*FILES, "cluster.secret"}
+    assert stat.S_IMODE(made.directory.stat().st_mode) == 0o700
+    assert stat.S_IMODE(made.secret.stat().st_mode) == 0o600
+    before = {path.name: path.read_bytes() for path in made.directory.iterdir()}
+    again = prepare(tmp_path)
+    assert {path.name: path.read_bytes() for path in again.directory.iterdir()} == before
+
+
+def test_certificates_that_end_are_made_again_and_the_secret_is_not(tmp_path: Path) -> None:
+    made = prepare(tmp_path)
+    make_dev_certs(made.directory, days=1)
+    secret, ca = made.secret.read_text(), (made.directory / "ca.crt").read_bytes()
+    assert (prepare(tmp_path).directory / "ca.crt").read_bytes() != ca
+    assert made.secret.read_text() == secret
+
+
+def test_a_secret_that_the_user_names_is_used(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(SECRET_VARIABLE, str(tmp_path / "mine"))
+    made = prepare(tmp_path)
+    assert made.secret == tmp_path / "mine"
+    assert not (made.directory / "cluster.secret").exists()
+
+
+def test_no_part_is_left_without_tls_and_no_service_without_tokens(tmp_path: Path) -> None:
+    ports = parts.choose_ports(0, 2, 2)
+    tls = prepare(tmp_path)
+    planned = parts.plan(tmp_path, tmp_path / "run", ports, 2, 2, tls=tls)
+    assert len(planned) == 8
+    for part in planned:
+        line = " ".join(part.command)
+        assert "http://" not in line, part.name
+        assert str(tls.parts.ca) in line, part.name
+        assert str(tls.parts.key) in line, part.name
+        if part.role == "etcd":
+            assert "--client-cert-auth" in line
+            assert "--peer-client-cert-auth" in line
+        elif part.role != "clickhouse":
+            assert "--tls-clients certificate --auth tokens" in line, part.name
+    plain = parts.plan(tmp_path, tmp_path / "run", ports, 2, 2)
+    assert not any("tls" in word or "https" in word for part in plain for word in part.command)
+
+
+def test_a_shell_can_take_what_is_to_be_exported_as_it_stands(tmp_path: Path) -> None:
+    (tmp_path / "of a user's").mkdir()
+    made = prepare(tmp_path / "of a user's")
+    made.token.write_text("px_1_2\n")
+    script = "\n".join(f"export {line}" for line in made.exports())
+    names = ("PROXIST_TLS_CA", "PROXIST_TLS_CERT", "PROXIST_TLS_KEY", "PROXIST_TOKEN")
+    script += "\n" + "\n".join(f'echo "${name}"' for name in names)
+    said = subprocess.run(["/bin/sh", "-euc", script], capture_output=True, text=True, check=True, timeout=30).stdout
+    assert said.splitlines() == [str(made.client.ca), str(made.client.cert), str(made.client.key), "px_1_2"]
+
+
+@pytest.mark.parametrize("missing", ["--tls-key", "--tls-cert"])
+def test_half_a_pair_is_refused_by_name(missing: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    given = {"--tls-cert": "a.crt", "--tls-key": "a.key"}
+    words = [word for flag, value in given.items() if flag != missing for word in (flag, value)]
+    with pytest.raises(SystemExit) as ended:
+        main(["status", *words])
+    assert ended.value.code == 78
+    assert missing.removeprefix("--").replace("-", "_") in capsys.readouterr().err
