@@ -256,7 +256,9 @@ def _flags(cls: type[ServiceConfig], argv: Sequence[str]) -> dict[str, Any]:
         flag, equals, value = rest.pop(0).partition("=")
         name = known.get(flag)
         if name is None:
-            raise ConfigError(f"{flag!r} is not a flag of this service. Flags are {', '.join(known)}.")
+            raise ConfigError(
+                f"{without_password(flag)!r} is not a flag of this service. Flags are {', '.join(known)}."
+            )
         if not equals:
             if not rest or rest[0].startswith("--"):
                 is_switch = name != "config" and cls.model_fields[name].annotation is bool

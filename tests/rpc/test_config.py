@@ -176,6 +176,11 @@ def test_no_password_of_an_address_stands_in_an_error(text: str, tmp_path: Path)
     assert "4711" not in raised.value.message
 
 
+def test_no_password_of_an_address_that_lacks_its_flag_stands_in_an_error() -> None:
+    with pytest.raises(ConfigError, match="'http://\\*\\*\\*@h:8123' is not a flag"):
+        load([*NAME, "http://me:canary-4711@h:8123"])
+
+
 def test_printed_settings_leave_out_the_address_with_the_password() -> None:
     assert "4711" not in repr(load([*NAME, "--clickhouse", "http://me:canary-4711@h:8123"]))
 
