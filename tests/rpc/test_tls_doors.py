@@ -6,9 +6,11 @@ import dataclasses
 import shutil
 from pathlib import Path
 
+import grpc
 import pytest
 import tls_doors
-from tls_doors import FLIGHT, GRPC, HTTP, KINDS, Kind, get, http_door, is_refused
+from grpc_health.v1 import health_pb2, health_pb2_grpc
+from tls_doors import FLIGHT, GRPC, HTTP, KINDS, Kind, checks, flight_calls, get, http_door, is_refused
 
 from proxist.errors import Unavailable
 from proxist.rpc.flight_client import FlightPeer
@@ -212,11 +214,29 @@ def test_an_authority_is_replaced_with_both_in_the_bundle(
                 kind.call(port, dataclasses.replace(client, ca=both))
 
 
+@pytest.mark.parametrize("door", ["flight", "grpc"])
+def test_a_client_shows_and_trusts_renewed_files_from_its_next_call_on(
+    door: str, own_certs: DevCerts, strangers: DevCerts
+) -> None:
+    """The door has been of the new authority for a while; the client's files follow."""
+    client = {"flight": flight_calls, "grpc": checks}[door]
+    with KINDS[door].serve(strangers.server) as port, client(port, own_certs.client) as call:
+        with pytest.raises(Unavailable, match="handshake"):
+            call()
+        for name in ("client.key", "ca.crt", "client.crt"):
+            shutil.copy(strangers.directory / name, own_certs.directory)
+        call()
+
+
 def test_an_open_connection_outlives_the_certificate_that_it_began_with(own_certs: DevCerts) -> None:
-    with GRPC.serve(own_certs.server) as port, tls_doors.checks(port, own_certs.client) as check:
-        check()
+    with (
+        GRPC.serve(own_certs.server) as port,
+        grpc.secure_channel(f"127.0.0.1:{port}", own_certs.client.grpc_channel()) as channel,
+    ):
+        stub = health_pb2_grpc.HealthStub(channel)
+        stub.Check(health_pb2.HealthCheckRequest(), timeout=tls_doors.T)
         own_certs.make()
-        check()
+        stub.Check(health_pb2.HealthCheckRequest(), timeout=tls_doors.T)
 
 
 def old_client(certs: DevCerts, tmp_path: Path) -> Tls:

@@ -45,10 +45,17 @@ def _flight(tls: Tls, port: int = 0, host: str = HOST) -> Iterator[int]:
     assert door.stop(T) == []
 
 
-def _call_flight(port: int, tls: Tls, host: str = HOST) -> None:
+@contextlib.contextmanager
+def flight_calls(port: int, tls: Tls, host: str = HOST) -> Iterator[Callable[[], object]]:
+    """Calls of one peer."""
     scheme = "grpc" if tls is PLAIN else "grpc+tls"
     with FlightPeer(f"{scheme}://{host}:{port}", tls=tls) as peer:
-        assert peer.do_action("anything", timeout_s=T) == [{}]
+        yield lambda: peer.do_action("anything", timeout_s=T)
+
+
+def _call_flight(port: int, tls: Tls, host: str = HOST) -> None:
+    with flight_calls(port, tls, host) as call:
+        assert call() == [{}]
 
 
 @contextlib.contextmanager

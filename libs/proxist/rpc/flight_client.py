@@ -50,16 +50,22 @@ class FlightPeer:
     again after a break.
 
     `credential` gives the token of each call; without one calls carry what this process presents, nothing as a rule.
-    `tls`, by default the process' own, counts for grpc+tls:// alone. Raises ConfigError where its files cannot be used.
+    `tls`, by default the process' own, counts for grpc+tls:// alone; renewed files from the next call on. Raises
+    ConfigError where they cannot be used.
     """
 
     def __init__(self, uri: str, credential: Credential | None = None, tls: Tls | None = None) -> None:
         self.uri = uri
         self._credential = credential
-        shown = (tls or own()).flight_client() if uri.startswith("grpc+tls://") else {}
+        shown = tls or own()
+        self._shown = shown.renewed(shown.flight_client) if uri.startswith("grpc+tls://") else None
+        self._clients = [self._connect(self._shown.value if self._shown else {})]
+        """The last one is for calls; streams may still be open on those before."""
+
+    def _connect(self, shown: Mapping[str, Any]) -> flight.FlightClient:
         try:
-            self._client = flight.connect(
-                uri,
+            return flight.connect(
+                self.uri,
                 **shown,
                 write_size_limit_bytes=WRITE_BYTES_MAX,
                 generic_options=[
@@ -74,6 +80,13 @@ class FlightPeer:
             )
         except (pa.ArrowException, ValueError) as error:
             raise self._typed(error) from None
+
+    @property
+    def _client(self) -> flight.FlightClient:
+        """Of the TLS files as they are now."""
+        if self._shown is not None and (shown := self._shown.changed()) is not None:
+            self._clients.append(self._connect(shown))
+        return self._clients[-1]
 
     def do_get(self, ticket: Mapping[str, Any] | bytes, *, timeout_s: float) -> Answer:
         """The whole answer. Raises the server's error class, Unavailable or DeadlineExceeded."""
@@ -144,7 +157,8 @@ class FlightPeer:
             raise self._typed(error) from None
 
     def close(self) -> None:
-        self._client.close()
+        for client in self._clients:
+            client.close()
 
     def __enter__(self) -> Self:
         return self

@@ -13,6 +13,7 @@ import grpc
 from proxist.auth.outgoing import Credential, header
 from proxist.rpc.status import from_grpc
 from proxist.rpc.tls import Tls, own
+from proxist.rpc.tls_channel import TlsChannel
 from proxist.rpc.tracing import grpc_metadata, grpc_outgoing
 
 TIMEOUT_S = 10.0
@@ -20,7 +21,7 @@ MESSAGE_BYTES_MAX = 16 << 20
 """Of both directions: gRPC's default of 4 MB is small for a status of many shards; bulk travels over Flight."""
 
 
-_OPTIONS = [
+_OPTIONS: list[tuple[str, Any]] = [
     ("grpc.max_receive_message_length", MESSAGE_BYTES_MAX),
     ("grpc.max_send_message_length", MESSAGE_BYTES_MAX),
     ("grpc.keepalive_time_ms", 10_000),
@@ -39,14 +40,12 @@ def connect(
 ) -> grpc.Channel:
     """A lazy channel to `host:port`; close it. A frozen peer is noticed after about 15 s, a dead one at once.
 
-    With TLS where `tls`, by default the process' own, names an authority to trust. Raises ConfigError where its files
-    cannot be used.
+    With TLS where `tls`, by default the process' own, names an authority to trust; renewed files count from the next
+    call on. Raises ConfigError where they cannot be used.
     """
     shown = tls or own()
-    if shown.ca is None:
-        channel = grpc.insecure_channel(address, options=_OPTIONS)
-    else:
-        channel = grpc.secure_channel(address, shown.grpc_channel(), options=_OPTIONS)
+    plain = shown.ca is None
+    channel = grpc.insecure_channel(address, options=_OPTIONS) if plain else TlsChannel(address, shown, _OPTIONS)
     return grpc.intercept_channel(channel, _TypedErrors(address, timeout_s, credential))
 
 

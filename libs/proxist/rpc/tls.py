@@ -1,12 +1,13 @@
 """TLS of one process: what it shows, whom it trusts, and both in the form each library takes.
 
 The doors of a process and its calls share one certificate. A `Tls` holds paths, not bytes: files are read where they
-are used, so what is connected or opened later has what lies there then. The gRPC and HTTP doors look again before
-every handshake; a Flight door keeps what it started with.
+are used. The gRPC and HTTP doors look whether they changed before every handshake, clients before every call; a Flight
+door keeps what it started with.
 """
 
 from __future__ import annotations
 
+import contextlib
 import os
 import ssl
 from collections.abc import Callable, Mapping
@@ -240,10 +241,12 @@ class Renewed(Generic[T]):
 
     def _tell(self, stamps: _Stamps, error: ConfigError) -> None:
         """Once for each state of the files."""
-        import structlog  # here: the SDK's base install has none, and only doors come this far
+        if stamps == self._told:
+            return
+        self._told = stamps
+        with contextlib.suppress(ImportError):  # the SDK's base install has no log
+            import structlog
 
-        if stamps != self._told:
-            self._told = stamps
             structlog.get_logger("proxist.tls").warning("renewed TLS files cannot be used", error=error.message)
 
 
