@@ -142,7 +142,7 @@ class Tls:
         if self.cert is not None:
             try:
                 made.load_cert_chain(self.cert, self.key, password="")
-            except (ssl.SSLError, ValueError) as error:
+            except (OSError, ValueError) as error:
                 raise ConfigError(
                     f"`tls_cert` {self.cert} and `tls_key` {self.key} are no pair of a certificate and its key "
                     f"({_reason(error)}). Both must be PEM, the key without a password; give a certificate and the key "
@@ -151,7 +151,7 @@ class Tls:
         if self.ca is not None:
             try:
                 made.load_verify_locations(self.ca)
-            except ssl.SSLError as error:
+            except OSError as error:
                 raise ConfigError(
                     f"`tls_ca` {self.ca} holds no certificate ({_reason(error)}). It must be PEM: one certificate of "
                     "an authority, or several while one is replaced."
