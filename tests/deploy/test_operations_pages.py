@@ -1,0 +1,83 @@
+"""Every command of the operator's pages: run on a local cluster, or, where that cannot be, compared with what it names."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from pathlib import Path
+
+import click
+import pytest
+import typer.main
+from operator_pages import OPERATIONS, run_page
+from shell_blocks import Shell, blocks
+
+import proxist
+from proxist.cli import pxctl
+from proxist.testing.cluster import LocalCluster
+
+pytestmark = pytest.mark.cluster
+
+PLAIN = [OPERATIONS / f"{name}.md" for name in ("install", "size", "upgrade", "alerts")]
+RUNBOOKS = sorted((OPERATIONS / "runbooks").glob("Proxist*.md"))
+OTHERS = {"README.md", "grpcurl.md", "tracing.md"}
+"""Without commands, or with a test of their own."""
+SPEC = {
+    "name": "trades",
+    "time": "ts",
+    "key": "symbol",
+    "columns": [{"name": "symbol", "type": "string"}, {"name": "ts", "type": "timestamp[ns, tz=UTC]"}],
+}
+
+
+@pytest.fixture(scope="module")
+def own_cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LocalCluster]:
+    """With the table `trades` and a row in it. Its parts are restarted by a page."""
+    with LocalCluster(tmp_path_factory.mktemp("operations")) as running:
+        fill(running)
+        yield running
+
+
+@pytest.fixture(scope="module")
+def shell(own_cluster: LocalCluster, tmp_path_factory: pytest.TempPathFactory) -> Shell:
+    return Shell(tmp_path_factory.mktemp("operator"), own_cluster)
+
+
+def fill(cluster: LocalCluster) -> None:
+    with proxist.connect(cluster.endpoints["query"][0]["flight"]) as connection:
+        connection.create_table(SPEC).write([{"symbol": "BTCUSDT", "ts": 1_723_161_600_000_000_000}])
+
+
+@pytest.mark.parametrize("page", PLAIN, ids=lambda page: page.stem)
+def test_the_commands_of_a_page_run_from_top_to_bottom(
+    page: Path, shell: Shell, own_cluster: LocalCluster, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run_page(page, shell, own_cluster, capsys)
+
+
+@pytest.mark.parametrize("page", RUNBOOKS, ids=lambda page: page.stem)
+def test_the_commands_of_a_runbook_run(
+    page: Path, shell: Shell, own_cluster: LocalCluster, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A line that stands in several runbooks is run once."""
+    assert blocks(page), "a runbook says what to type"
+    run_page(page, shell, own_cluster, capsys, again=False)
+
+
+def test_no_page_is_left_out() -> None:
+    found = set(OPERATIONS.glob("*.md")) | set((OPERATIONS / "runbooks").glob("*.md"))
+    assert {page.name for page in found - {*PLAIN, *RUNBOOKS, OPERATIONS / "rotate.md"}} == OTHERS
+
+
+def test_every_page_stands_in_the_index() -> None:
+    index = (OPERATIONS / "README.md").read_text()
+    assert [page.name for page in OPERATIONS.glob("*.md") if f"]({page.name})" not in index] == ["README.md"]
+
+
+@pytest.mark.parametrize("page", [*PLAIN, *RUNBOOKS], ids=lambda page: page.stem)
+def test_a_command_in_the_middle_of_a_sentence_is_one_too(page: Path) -> None:
+    for line in re.findall(r"`pxctl ([a-z][^`]*)`", page.read_text()):
+        command, words = typer.main.get_command(pxctl.app), pxctl.hoist(line.split())
+        while isinstance(command, click.Group):
+            command = command.commands[words.pop(0)]
+        command.make_context("pxctl", words)
