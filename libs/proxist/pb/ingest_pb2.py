@@ -24,7 +24,7 @@ _sym_db = _symbol_database.Default()
 
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1eproxist/ingest/v1/ingest.proto\x12\x11proxist.ingest.v1\"\x0f\n\rStatusRequest\"y\n\x0eStatusResponse\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\r\n\x05state\x18\x02 \x01(\t\x12\x0b\n\x03pid\x18\x03 \x01(\r\x12\x0f\n\x07version\x18\x04 \x01(\t\x12,\n\x06shards\x18\x05 \x03(\x0b\x32\x1c.proxist.ingest.v1.Watermark\"O\n\x0c\x46lushRequest\x12\x0e\n\x06tenant\x18\x01 \x01(\t\x12\r\n\x05table\x18\x02 \x01(\t\x12\x0c\n\x04wait\x18\x03 \x01(\x08\x12\x12\n\ntimeout_ms\x18\x04 \x01(\r\"=\n\rFlushResponse\x12,\n\x06shards\x18\x01 \x03(\x0b\x32\x1c.proxist.ingest.v1.Watermark\" \n\x0fListLogsRequest\x12\r\n\x05table\x18\x01 \x01(\t\"~\n\x03Log\x12\r\n\x05table\x18\x01 \x01(\t\x12\r\n\x05shard\x18\x02 \x01(\x04\x12\r\n\x05\x65poch\x18\x03 \x01(\r\x12\r\n\x05start\x18\x04 \x01(\x04\x12\x0b\n\x03\x65nd\x18\x05 \x01(\x04\x12\r\n\x05state\x18\x06 \x01(\t\x12\x10\n\x08segments\x18\x07 \x01(\r\x12\r\n\x05\x62ytes\x18\x08 \x01(\x04\"8\n\x10ListLogsResponse\x12$\n\x04logs\x18\x01 \x03(\x0b\x32\x16.proxist.ingest.v1.Log\"\"\n\x11WatermarksRequest\x12\r\n\x05table\x18\x01 \x01(\t\"\xa1\x01\n\tWatermark\x12\r\n\x05table\x18\x01 \x01(\t\x12\r\n\x05shard\x18\x02 \x01(\x04\x12\r\n\x05\x65poch\x18\x03 \x01(\r\x12\r\n\x05\x66loor\x18\x04 \x01(\x04\x12\x11\n\tpersisted\x18\x05 \x01(\x04\x12\x0b\n\x03\x65nd\x18\x06 \x01(\x04\x12\x18\n\x0bt_persisted\x18\x07 \x01(\x03H\x00\x88\x01\x01\x12\x0e\n\x06tenant\x18\x08 \x01(\tB\x0e\n\x0c_t_persisted\"F\n\x12WatermarksResponse\x12\x30\n\nwatermarks\x18\x01 \x03(\x0b\x32\x1c.proxist.ingest.v1.Watermark\"J\n\x17\x41\x64vancePersistedRequest\x12\r\n\x05shard\x18\x01 \x01(\x04\x12\r\n\x05\x65poch\x18\x02 \x01(\r\x12\x11\n\tpersisted\x18\x03 \x01(\x04\"\x1a\n\x18\x41\x64vancePersistedResponse\"g\n\x0c\x45victRequest\x12\x0e\n\x06tenant\x18\x01 \x01(\t\x12\r\n\x05table\x18\x02 \x01(\t\x12\x13\n\tbefore_ns\x18\x03 \x01(\x03H\x00\x12\r\n\x03\x61ll\x18\x04 \x01(\x08H\x00\x12\x0e\n\x04rows\x18\x05 \x01(\x04H\x00\x42\x04\n\x02to\"=\n\rEvictResponse\x12,\n\x06shards\x18\x01 \x03(\x0b\x32\x1c.proxist.ingest.v1.Watermark2\x93\x04\n\rIngestService\x12M\n\x06Status\x12 .proxist.ingest.v1.StatusRequest\x1a!.proxist.ingest.v1.StatusResponse\x12J\n\x05\x46lush\x12\x1f.proxist.ingest.v1.FlushRequest\x1a .proxist.ingest.v1.FlushResponse\x12S\n\x08ListLogs\x12\".proxist.ingest.v1.ListLogsRequest\x1a#.proxist.ingest.v1.ListLogsResponse\x12Y\n\nWatermarks\x12$.proxist.ingest.v1.WatermarksRequest\x1a%.proxist.ingest.v1.WatermarksResponse\x12k\n\x10\x41\x64vancePersisted\x12*.proxist.ingest.v1.AdvancePersistedRequest\x1a+.proxist.ingest.v1.AdvancePersistedResponse\x12J\n\x05\x45vict\x12\x1f.proxist.ingest.v1.EvictRequest\x1a .proxist.ingest.v1.EvictResponseb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1eproxist/ingest/v1/ingest.proto\x12\x11proxist.ingest.v1\"\x0f\n\rStatusRequest\"y\n\x0eStatusResponse\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\r\n\x05state\x18\x02 \x01(\t\x12\x0b\n\x03pid\x18\x03 \x01(\r\x12\x0f\n\x07version\x18\x04 \x01(\t\x12,\n\x06shards\x18\x05 \x03(\x0b\x32\x1c.proxist.ingest.v1.Watermark\"O\n\x0c\x46lushRequest\x12\x0e\n\x06tenant\x18\x01 \x01(\t\x12\r\n\x05table\x18\x02 \x01(\t\x12\x0c\n\x04wait\x18\x03 \x01(\x08\x12\x12\n\ntimeout_ms\x18\x04 \x01(\r\"=\n\rFlushResponse\x12,\n\x06shards\x18\x01 \x03(\x0b\x32\x1c.proxist.ingest.v1.Watermark\" \n\x0fListLogsRequest\x12\r\n\x05table\x18\x01 \x01(\t\"\xa9\x01\n\x03Log\x12\r\n\x05table\x18\x01 \x01(\t\x12\r\n\x05shard\x18\x02 \x01(\x04\x12\r\n\x05\x65poch\x18\x03 \x01(\r\x12\r\n\x05start\x18\x04 \x01(\x04\x12\x0b\n\x03\x65nd\x18\x05 \x01(\x04\x12\r\n\x05state\x18\x06 \x01(\t\x12\x10\n\x08segments\x18\x07 \x01(\r\x12\r\n\x05\x62ytes\x18\x08 \x01(\x04\x12)\n\x05\x66iles\x18\t \x03(\x0b\x32\x1a.proxist.ingest.v1.Segment\"e\n\x07Segment\x12\x0e\n\x06number\x18\x01 \x01(\r\x12\x12\n\x05\x66irst\x18\x02 \x01(\x04H\x00\x88\x01\x01\x12\r\n\x05\x62ytes\x18\x03 \x01(\x04\x12\r\n\x05state\x18\x04 \x01(\t\x12\x0e\n\x06synced\x18\x05 \x01(\x08\x42\x08\n\x06_first\"8\n\x10ListLogsResponse\x12$\n\x04logs\x18\x01 \x03(\x0b\x32\x16.proxist.ingest.v1.Log\"\"\n\x11WatermarksRequest\x12\r\n\x05table\x18\x01 \x01(\t\"\xa1\x01\n\tWatermark\x12\r\n\x05table\x18\x01 \x01(\t\x12\r\n\x05shard\x18\x02 \x01(\x04\x12\r\n\x05\x65poch\x18\x03 \x01(\r\x12\r\n\x05\x66loor\x18\x04 \x01(\x04\x12\x11\n\tpersisted\x18\x05 \x01(\x04\x12\x0b\n\x03\x65nd\x18\x06 \x01(\x04\x12\x18\n\x0bt_persisted\x18\x07 \x01(\x03H\x00\x88\x01\x01\x12\x0e\n\x06tenant\x18\x08 \x01(\tB\x0e\n\x0c_t_persisted\"F\n\x12WatermarksResponse\x12\x30\n\nwatermarks\x18\x01 \x03(\x0b\x32\x1c.proxist.ingest.v1.Watermark\"J\n\x17\x41\x64vancePersistedRequest\x12\r\n\x05shard\x18\x01 \x01(\x04\x12\r\n\x05\x65poch\x18\x02 \x01(\r\x12\x11\n\tpersisted\x18\x03 \x01(\x04\"\x1a\n\x18\x41\x64vancePersistedResponse\"g\n\x0c\x45victRequest\x12\x0e\n\x06tenant\x18\x01 \x01(\t\x12\r\n\x05table\x18\x02 \x01(\t\x12\x13\n\tbefore_ns\x18\x03 \x01(\x03H\x00\x12\r\n\x03\x61ll\x18\x04 \x01(\x08H\x00\x12\x0e\n\x04rows\x18\x05 \x01(\x04H\x00\x42\x04\n\x02to\"=\n\rEvictResponse\x12,\n\x06shards\x18\x01 \x03(\x0b\x32\x1c.proxist.ingest.v1.Watermark2\x93\x04\n\rIngestService\x12M\n\x06Status\x12 .proxist.ingest.v1.StatusRequest\x1a!.proxist.ingest.v1.StatusResponse\x12J\n\x05\x46lush\x12\x1f.proxist.ingest.v1.FlushRequest\x1a .proxist.ingest.v1.FlushResponse\x12S\n\x08ListLogs\x12\".proxist.ingest.v1.ListLogsRequest\x1a#.proxist.ingest.v1.ListLogsResponse\x12Y\n\nWatermarks\x12$.proxist.ingest.v1.WatermarksRequest\x1a%.proxist.ingest.v1.WatermarksResponse\x12k\n\x10\x41\x64vancePersisted\x12*.proxist.ingest.v1.AdvancePersistedRequest\x1a+.proxist.ingest.v1.AdvancePersistedResponse\x12J\n\x05\x45vict\x12\x1f.proxist.ingest.v1.EvictRequest\x1a .proxist.ingest.v1.EvictResponseb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -41,24 +41,26 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_FLUSHRESPONSE']._serialized_end=335
   _globals['_LISTLOGSREQUEST']._serialized_start=337
   _globals['_LISTLOGSREQUEST']._serialized_end=369
-  _globals['_LOG']._serialized_start=371
-  _globals['_LOG']._serialized_end=497
-  _globals['_LISTLOGSRESPONSE']._serialized_start=499
-  _globals['_LISTLOGSRESPONSE']._serialized_end=555
-  _globals['_WATERMARKSREQUEST']._serialized_start=557
-  _globals['_WATERMARKSREQUEST']._serialized_end=591
-  _globals['_WATERMARK']._serialized_start=594
-  _globals['_WATERMARK']._serialized_end=755
-  _globals['_WATERMARKSRESPONSE']._serialized_start=757
-  _globals['_WATERMARKSRESPONSE']._serialized_end=827
-  _globals['_ADVANCEPERSISTEDREQUEST']._serialized_start=829
-  _globals['_ADVANCEPERSISTEDREQUEST']._serialized_end=903
-  _globals['_ADVANCEPERSISTEDRESPONSE']._serialized_start=905
-  _globals['_ADVANCEPERSISTEDRESPONSE']._serialized_end=931
-  _globals['_EVICTREQUEST']._serialized_start=933
-  _globals['_EVICTREQUEST']._serialized_end=1036
-  _globals['_EVICTRESPONSE']._serialized_start=1038
-  _globals['_EVICTRESPONSE']._serialized_end=1099
-  _globals['_INGESTSERVICE']._serialized_start=1102
-  _globals['_INGESTSERVICE']._serialized_end=1633
+  _globals['_LOG']._serialized_start=372
+  _globals['_LOG']._serialized_end=541
+  _globals['_SEGMENT']._serialized_start=543
+  _globals['_SEGMENT']._serialized_end=644
+  _globals['_LISTLOGSRESPONSE']._serialized_start=646
+  _globals['_LISTLOGSRESPONSE']._serialized_end=702
+  _globals['_WATERMARKSREQUEST']._serialized_start=704
+  _globals['_WATERMARKSREQUEST']._serialized_end=738
+  _globals['_WATERMARK']._serialized_start=741
+  _globals['_WATERMARK']._serialized_end=902
+  _globals['_WATERMARKSRESPONSE']._serialized_start=904
+  _globals['_WATERMARKSRESPONSE']._serialized_end=974
+  _globals['_ADVANCEPERSISTEDREQUEST']._serialized_start=976
+  _globals['_ADVANCEPERSISTEDREQUEST']._serialized_end=1050
+  _globals['_ADVANCEPERSISTEDRESPONSE']._serialized_start=1052
+  _globals['_ADVANCEPERSISTEDRESPONSE']._serialized_end=1078
+  _globals['_EVICTREQUEST']._serialized_start=1080
+  _globals['_EVICTREQUEST']._serialized_end=1183
+  _globals['_EVICTRESPONSE']._serialized_start=1185
+  _globals['_EVICTRESPONSE']._serialized_end=1246
+  _globals['_INGESTSERVICE']._serialized_start=1249
+  _globals['_INGESTSERVICE']._serialized_end=1780
 # @@protoc_insertion_point(module_scope)

@@ -49,7 +49,7 @@ class ListLogsRequest(_message.Message):
     def __init__(self, table: _Optional[str] = ...) -> None: ...
 
 class Log(_message.Message):
-    __slots__ = ("table", "shard", "epoch", "start", "end", "state", "segments", "bytes")
+    __slots__ = ("table", "shard", "epoch", "start", "end", "state", "segments", "bytes", "files")
     TABLE_FIELD_NUMBER: _ClassVar[int]
     SHARD_FIELD_NUMBER: _ClassVar[int]
     EPOCH_FIELD_NUMBER: _ClassVar[int]
@@ -58,6 +58,7 @@ class Log(_message.Message):
     STATE_FIELD_NUMBER: _ClassVar[int]
     SEGMENTS_FIELD_NUMBER: _ClassVar[int]
     BYTES_FIELD_NUMBER: _ClassVar[int]
+    FILES_FIELD_NUMBER: _ClassVar[int]
     table: str
     shard: int
     epoch: int
@@ -66,7 +67,22 @@ class Log(_message.Message):
     state: str
     segments: int
     bytes: int
-    def __init__(self, table: _Optional[str] = ..., shard: _Optional[int] = ..., epoch: _Optional[int] = ..., start: _Optional[int] = ..., end: _Optional[int] = ..., state: _Optional[str] = ..., segments: _Optional[int] = ..., bytes: _Optional[int] = ...) -> None: ...
+    files: _containers.RepeatedCompositeFieldContainer[Segment]
+    def __init__(self, table: _Optional[str] = ..., shard: _Optional[int] = ..., epoch: _Optional[int] = ..., start: _Optional[int] = ..., end: _Optional[int] = ..., state: _Optional[str] = ..., segments: _Optional[int] = ..., bytes: _Optional[int] = ..., files: _Optional[_Iterable[_Union[Segment, _Mapping]]] = ...) -> None: ...
+
+class Segment(_message.Message):
+    __slots__ = ("number", "first", "bytes", "state", "synced")
+    NUMBER_FIELD_NUMBER: _ClassVar[int]
+    FIRST_FIELD_NUMBER: _ClassVar[int]
+    BYTES_FIELD_NUMBER: _ClassVar[int]
+    STATE_FIELD_NUMBER: _ClassVar[int]
+    SYNCED_FIELD_NUMBER: _ClassVar[int]
+    number: int
+    first: int
+    bytes: int
+    state: str
+    synced: bool
+    def __init__(self, number: _Optional[int] = ..., first: _Optional[int] = ..., bytes: _Optional[int] = ..., state: _Optional[str] = ..., synced: _Optional[bool] = ...) -> None: ...
 
 class ListLogsResponse(_message.Message):
     __slots__ = ("logs",)

@@ -26,6 +26,7 @@ from proxist.wal.record import (
     rows_record,
 )
 from proxist.wal.recover import RecoveredLog, TornTail, recover_log
+from proxist.wal.segments import Segment, segments
 from proxist.wal.writer import SEGMENT_BYTES, LogWriter
 
 __all__ = [
@@ -41,6 +42,7 @@ __all__ = [
     "RecordIn",
     "RecordKind",
     "RecoveredLog",
+    "Segment",
     "TornTail",
     "cut_record",
     "decode_body",
@@ -55,5 +57,6 @@ __all__ = [
     "recover_log",
     "require_fsync",
     "rows_record",
+    "segments",
     "shard_directory",
 ]

@@ -15,7 +15,7 @@ from proxist.etcd.records import TableRecord
 from proxist.model.ids import Epoch, Offset, ShardId, TimeNs
 from proxist.pb import ingest_pb2 as pb
 from proxist.pb import ingest_pb2_grpc as pb_grpc
-from proxist.wal.chain import list_segments
+from proxist.wal import Segment, segments
 from proxist_ingest.put import Owners
 from proxist_ingest.shard import EvictTo, Shard
 
@@ -131,9 +131,11 @@ class IngestServicer(pb_grpc.IngestServiceServicer):
                 end=shard.marks().end if entry.end is None else entry.end,
                 state=entry.state,
             )
-            segments = [path for _, path in list_segments(shard.log_writer.log_dir.parent / str(entry.epoch))]
-            log.segments = len(segments)
-            log.bytes = sum(path.stat().st_size for path in segments)
+            writer = shard.log_writer if entry.epoch == shard.epoch and entry.state == "open" else None
+            files = segments(shard.log_writer.log_dir.parent / str(entry.epoch), writer)
+            log.files.extend(map(_segment, files))
+            log.segments = len(files)
+            log.bytes = sum(file.bytes for file in files)
             yield log
 
 
@@ -150,6 +152,11 @@ def watermark(shard: Shard) -> pb.Watermark:
         end=marks.end,
         t_persisted=marks.t_persisted,
     )
+
+
+def _segment(file: Segment) -> pb.Segment:
+    state = "open" if file.open else "sealed"
+    return pb.Segment(number=file.number, first=file.first, bytes=file.bytes, state=state, synced=file.synced)
 
 
 def _check_running(record: TableRecord) -> None:
