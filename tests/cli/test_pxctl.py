@@ -204,6 +204,29 @@ def test_the_commands_name_their_table(pxctl: Run, plane: FakeControlPlane) -> N
     assert 5_000 < plane.asked["Flush"].timeout_ms < 10_000
 
 
+def test_a_caller_of_every_tenant_says_whose_table_it_means(
+    pxctl: Run, plane: FakeControlPlane, tmp_path: Path
+) -> None:
+    spec = tmp_path / "spec"
+    spec.write_text(json.dumps(SPEC))
+    for arguments, method in (
+        (("tables",), "ListTables"),
+        (("create-table", str(spec)), "CreateTable"),
+        (("drop-table", "trades"), "DropTable"),
+        (("shards", "trades"), "ListShards"),
+        (("watermarks", "trades"), "Watermarks"),
+        (("flush", "trades"), "Flush"),
+        (("evict", "trades", "--all"), "Evict"),
+        (("persist", "pause", "trades"), "PausePersist"),
+        (("persist", "resume", "trades"), "ResumePersist"),
+        (("top", "trades", "--once", "--interval", "0.1"), "Watermarks"),
+    ):
+        as_json(pxctl, *arguments, "--tenant", "acme")
+        assert plane.asked[method].tenant == "acme", arguments
+        as_json(pxctl, *arguments)
+        assert plane.asked[method].tenant == "", arguments
+
+
 def test_evict_says_how_far_in_exactly_one_way(pxctl: Run, plane: FakeControlPlane) -> None:
     for arguments, field, value in (
         (("--before", "2024-08-09T00:00:00.000000001Z"), "before_ns", 1_723_161_600_000_000_001),

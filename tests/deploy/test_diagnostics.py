@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from proxist.cli.diagnostics import mask
+from proxist.cli.masking import mask, mask_arguments, mask_config
 from proxist.cli.pxctl import main
 from proxist.cli.pxctl_top import Sample, rates
 from proxist.testing.cluster import LocalCluster
@@ -66,6 +66,9 @@ def test_the_archive_has_everything_and_no_secret(cluster: LocalCluster, tmp_pat
     expected |= {f"nodes/{n}-0/metrics.txt" for n in ("ingest", "query", "persister", "controlplane")}
     assert expected <= set(texts)
     assert table in {log["table"] for log in json.loads(texts["nodes/ingest-0/logs.json"])["logs"]}
+    (log,) = (log for log in json.loads(texts["nodes/ingest-0/logs.json"])["logs"] if log["table"] == table)
+    (file,) = log["files"]
+    assert (file["state"], file["synced"], file["first"], file["bytes"]) == ("open", True, "0", log["bytes"])
     assert "proxist_ingest_rows_total" in texts["nodes/ingest-0/metrics.txt"]
     assert "name: query-0" in texts["config/query.yaml"]
     assert not [name for name, text in texts.items() if "hunter2canary" in text]
@@ -82,9 +85,11 @@ def test_an_archive_that_exists_is_not_overwritten(cluster: LocalCluster, tmp_pa
 @pytest.mark.cluster
 def test_top_once_has_a_row_per_shard(cluster: LocalCluster, table: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert run(cluster, "top", table, "--once", "--interval", "0.1", "-o", "json") == 0
-    rows = json.loads(capsys.readouterr().out)
-    assert {row["table"] for row in rows} == {table}
-    assert {(row["rows_s"], row["persisted_s"], row["lag"]) for row in rows} == {(0, 0, 0)}
+    found = json.loads(capsys.readouterr().out)
+    assert {row["table"] for row in found["shards"]} == {table}
+    assert {(row["rows_s"], row["persisted_s"], row["lag"]) for row in found["shards"]} == {(0, 0, 0)}
+    assert found["missing"] == {}
+    assert not [row for row in found["latencies"] if row.get("table")], "nobody writes to it"
 
 
 def test_rates_are_per_second_and_unknown_over_a_change_of_owner() -> None:
@@ -119,3 +124,37 @@ def test_rates_are_per_second_and_unknown_over_a_change_of_owner() -> None:
 )
 def test_secrets_are_masked(text: str) -> None:
     assert "canary" not in mask(text)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "clickhouse_password: >-\n  line one\n  canary\n",
+        "clickhouse_password: [a, canary]",
+        "auth: {admin_token: {value: canary}}",
+        "env:\n- {value: canary, name: PROXIST_TOKEN}",
+        "env:\n- name: CLUSTER_SECRET\n  value: |\n    first\n    canary\n",
+        "clickhouse: 'http://user:with / and canary@host:8123'",
+        "tls:\n  private_key: canary",
+        '{"api-key": "canary"}',
+        "password: |\n  canary\n  in a file that is no: YAML: at all",
+    ],
+)
+def test_settings_are_masked_by_their_name_whatever_their_value_is_made_of(text: str) -> None:
+    assert "canary" not in mask_config(text)
+
+
+def test_what_is_no_secret_stays() -> None:
+    text = "name: query-0\ncluster_secret_file: keys/cluster\ntls_key: keys/tls\nkey: symbol\ninsecure: false\n"
+    assert mask_config(text) == text
+    words = [
+        "proxist",
+        "--clickhouse-password",
+        "canary",
+        "--token=canary",
+        "--etcd",
+        "h:1",
+        "--clickhouse=http://u:c@h",
+    ]
+    masked = ["proxist", "--clickhouse-password", "***", "--token=***", "--etcd", "h:1", "--clickhouse=http://u:***@h"]
+    assert mask_arguments(words) == masked

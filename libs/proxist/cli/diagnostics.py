@@ -10,9 +10,9 @@ import io
 import json
 import os
 import platform
-import re
 import tarfile
 import time
+import urllib.error
 import urllib.request
 from collections.abc import Callable
 from pathlib import Path
@@ -20,7 +20,8 @@ from typing import Any
 
 from proxist.auth.outgoing import header
 from proxist.cli.control import ControlPlane, node_row, table_row, watermark_row
-from proxist.errors import ProxistError
+from proxist.cli.masking import mask, mask_arguments, mask_config, mask_settings
+from proxist.errors import ProxistError, Unavailable, from_json
 from proxist.pb import controlplane_pb2 as pb
 from proxist.pb import ingest_pb2, ingest_pb2_grpc, persister_pb2, persister_pb2_grpc, query_pb2, query_pb2_grpc
 from proxist.rpc.grpc_client import connect
@@ -30,27 +31,6 @@ LOG_BYTES = 1 << 20
 """Of each log, from its end."""
 CALL_S = 5.0
 SERVICES = ("ingest", "query", "persister", "controlplane")
-MASK = "***"
-_SECRETS = (
-    (re.compile(r"(\b[a-z][a-z0-9+.-]*://[^\s:/@\"']*):[^\s\"']+@", re.I), rf"\1:{MASK}@"),
-    (re.compile(r"\b(pxi?_[A-Za-z0-9-]+)_[A-Za-z0-9_-]+"), rf"\1_{MASK}"),
-    (re.compile(r"(authorization\W{1,4}(?:bearer|basic)\s+)[^\s\"']+", re.I), rf"\1{MASK}"),
-    (re.compile(r"(--[a-z-]*(?:password|secret|token)[=\s])[^\n]+", re.I), rf"\1{MASK}"),
-    # Quoted: to the quote's end. Bare: to the end of the line, or of the JSON string that it stands in.
-    (re.compile(r"((?:password|secret|token)[\"']?\s*[:=]\s*)\"(?:\\.|[^\"\\])*\"", re.I), rf'\1"{MASK}"'),
-    (
-        re.compile(r"((?:password|secret|token)(?:\\?[\"'])?[ \t]*[:=][ \t]*)(?!\")(?:\\.|[^\"\\\n])+", re.I),
-        rf"\1{MASK}",
-    ),
-    (re.compile(r"-----BEGIN [A-Z ]*PRIVATE KEY-----.*?-----END [A-Z ]*PRIVATE KEY-----", re.S), MASK),
-)
-
-
-def mask(text: str) -> str:
-    """`text` without passwords in addresses, tokens, and values named password, secret or token."""
-    for pattern, instead in _SECRETS:
-        text = pattern.sub(instead, text)
-    return text
 
 
 def collect(control: ControlPlane, out: Path, data_dir: Path | None, configs: list[Path]) -> dict[str, Any]:
@@ -64,7 +44,7 @@ def collect(control: ControlPlane, out: Path, data_dir: Path | None, configs: li
         except (ProxistError, OSError, ValueError) as error:
             errors[name] = error.message if isinstance(error, ProxistError) else type(error).__name__
             return None
-        files[name] = mask(found if isinstance(found, str) else json.dumps(found, indent=2) + "\n")
+        files[name] = mask(found if isinstance(found, str) else json.dumps(mask_settings(found), indent=2) + "\n")
         return found
 
     status = control.call("Status", pb.StatusRequest())
@@ -77,7 +57,7 @@ def collect(control: ControlPlane, out: Path, data_dir: Path | None, configs: li
         if node["role"] in SERVICES:  # the stores' doors are not ours, and must not see the token
             _node(node, keep)
     for path in configs:
-        keep(f"config/{path.name}", path.read_text)
+        keep(f"config/{path.name}", lambda path=path: mask_config(path.read_text()))  # type: ignore[misc]
     if data_dir is not None:
         _local(data_dir, keep)
     files["errors.json"] = mask(json.dumps(errors, indent=2) + "\n")
@@ -88,8 +68,8 @@ def collect(control: ControlPlane, out: Path, data_dir: Path | None, configs: li
 def _node(node: dict[str, Any], keep: Callable[[str, Callable[[], Any]], Any]) -> None:
     base = f"nodes/{node['name']}"
     if node["http"]:
-        keep(f"{base}/metrics.txt", lambda: _get(f"{node['http']}/metrics"))
-        keep(f"{base}/health.json", lambda: _get(f"{node['http']}/health"))
+        keep(f"{base}/metrics.txt", lambda: page_of(f"{node['http']}/metrics"))
+        keep(f"{base}/health.json", lambda: page_of(f"{node['http']}/health"))
     if node["role"] == "ingest":
         stub = ingest_pb2_grpc.IngestServiceStub
         keep(f"{base}/status.json", lambda: _ask(node["grpc"], stub, "Status", ingest_pb2.StatusRequest()))
@@ -113,7 +93,7 @@ def _local(data_dir: Path, keep: Callable[[str, Callable[[], Any]], Any]) -> Non
     parts = keep("config/parts.json", lambda: json.loads((default_run_dir(data_dir) / PARTS_FILE).read_text()))
     for name, part in (parts or {}).get("parts", {}).items():
         line = Path(f"/proc/{part['pid']}/cmdline")
-        keep(f"config/{name}.args", lambda line=line: line.read_text().replace("\0", "\n"))  # type: ignore[misc]
+        keep(f"config/{name}.args", lambda line=line: "\n".join(mask_arguments(line.read_text().split("\0"))))  # type: ignore[misc]
 
 
 def _rows(control: ControlPlane, method: str, request: Any, field: str, row: Callable[[Any], Any]) -> list[Any]:
@@ -130,10 +110,25 @@ def _ask(address: str, stub: Callable[[Any], Any], method: str, request: Any) ->
         channel.close()
 
 
-def _get(url: str) -> str:
+def page_of(url: str) -> str:
+    """The text of a node's page, asked with this process' token. Raises PermissionDenied, Unauthenticated; Unavailable."""
     request = urllib.request.Request(url, headers=dict(header(None)))
-    with urllib.request.urlopen(request, timeout=CALL_S, context=own().http_client()) as response:
-        return str(response.read().decode())
+    try:
+        with urllib.request.urlopen(request, timeout=CALL_S, context=own().http_client()) as response:
+            return str(response.read().decode())
+    except urllib.error.HTTPError as error:
+        with error:
+            raise _refusal(error) from None
+    except OSError as error:
+        raise Unavailable(f"{url} does not answer ({getattr(error, 'reason', None) or error}).") from None
+
+
+def _refusal(error: urllib.error.HTTPError) -> ProxistError:
+    """What the door said, or that it was no door of ours."""
+    try:
+        return from_json(json.loads(error.read()))
+    except (ValueError, KeyError, TypeError, AttributeError):
+        return Unavailable(f"{error.url} answered {error.code}.")
 
 
 def _versions() -> dict[str, Any]:

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from proxist.cli.pxctl_auth import auth
+from proxist.cli.pxctl_auth import Tenant, auth
 from proxist.cli.pxctl_certs import certs
 
 if TYPE_CHECKING:
@@ -42,6 +42,7 @@ diagnostics = typer.Typer(help="What helps to understand a cluster.", no_args_is
 app.add_typer(diagnostics, name="diagnostics")
 
 TableName = Annotated[str, typer.Argument(metavar="TABLE", help="The table's name.")]
+OneTable = Annotated[str, typer.Argument(metavar="TABLE", help="Only of this table.")]
 
 
 @dataclass
@@ -112,13 +113,13 @@ def status(context: typer.Context) -> None:
 
 
 @app.command()
-def tables(context: typer.Context) -> None:
+def tables(context: typer.Context, tenant: Tenant = "") -> None:
     """Every table, its settings, whether it is paused. Whole specs with -o json."""
     from proxist.cli.control import table_row
     from proxist.pb import controlplane_pb2 as pb
 
     with _calling(context) as (control, show):
-        rows = [table_row(table) for table in control.call("ListTables", pb.ListTablesRequest()).tables]
+        rows = [table_row(table) for table in control.call("ListTables", pb.ListTablesRequest(tenant=tenant)).tables]
         brief = ("tenant", "name", "shards", "durability", "hot_window", "hot_bytes", "state", "paused")
         show(rows, {"": [{name: row[name] for name in brief if name in row} for row in rows]})
 
@@ -129,6 +130,7 @@ def create_table(
     spec: Annotated[
         Path, typer.Argument(metavar="SPEC", help="A file with the table's spec, JSON or YAML; - is stdin.")
     ],
+    tenant: Tenant = "",
 ) -> None:
     """Create a table from its spec. Returns when every shard accepts rows; an equal spec again succeeds."""
     from proxist.cli.control import table_row
@@ -138,57 +140,56 @@ def create_table(
 
     with _calling(context) as (control, show):
         parsed = parse_spec(_read_spec(spec))
-        answer = control.call("CreateTable", pb.CreateTableRequest(spec=spec_message(parsed)))
+        answer = control.call("CreateTable", pb.CreateTableRequest(tenant=tenant, spec=spec_message(parsed)))
         count = len(answer.table.shard_ids)
         show(table_row(answer.table), text=f"Table {parsed.name!r} is there; {count} shard(s) accept rows.")
 
 
 @app.command("drop-table")
-def drop_table(context: typer.Context, table: TableName) -> None:
+def drop_table(context: typer.Context, table: TableName, tenant: Tenant = "") -> None:
     """Drop a table with its rows, hot and cold. Returns when the name is free."""
     from proxist.pb import controlplane_pb2 as pb
 
     with _calling(context) as (control, show):
-        control.call("DropTable", pb.DropTableRequest(table=table))
+        control.call("DropTable", pb.DropTableRequest(tenant=tenant, table=table))
         show({"table": table}, text=f"Table {table!r} is dropped.")
 
 
 @app.command()
-def shards(
-    context: typer.Context, table: Annotated[str, typer.Argument(metavar="TABLE", help="Only of this table.")] = ""
-) -> None:
+def shards(context: typer.Context, table: OneTable = "", tenant: Tenant = "") -> None:
     """Which node owns which shard."""
     from proxist.cli.control import shard_row
     from proxist.pb import controlplane_pb2 as pb
 
     with _calling(context) as (control, show):
-        rows = [shard_row(shard) for shard in control.call("ListShards", pb.ListShardsRequest(table=table)).shards]
+        rows = [
+            shard_row(shard)
+            for shard in control.call("ListShards", pb.ListShardsRequest(tenant=tenant, table=table)).shards
+        ]
         show(rows, {"": rows})
 
 
 @app.command()
-def watermarks(
-    context: typer.Context, table: Annotated[str, typer.Argument(metavar="TABLE", help="Only of this table.")] = ""
-) -> None:
+def watermarks(context: typer.Context, table: OneTable = "", tenant: Tenant = "") -> None:
     """Floor, persisted and end of each shard. Asked of the owners now."""
     from proxist.cli.control import watermark_row
     from proxist.pb import controlplane_pb2 as pb
 
     with _calling(context) as (control, show):
-        answer = control.call("Watermarks", pb.WatermarksRequest(table=table))
+        answer = control.call("Watermarks", pb.WatermarksRequest(tenant=tenant, table=table))
         rows = [watermark_row(mark) for mark in answer.watermarks]
         show(rows, {"": [_readable(row) for row in rows]})
 
 
 @app.command()
-def flush(context: typer.Context, table: TableName) -> None:
+def flush(context: typer.Context, table: TableName, tenant: Tenant = "") -> None:
     """Wait until what was acknowledged is in ClickHouse. Fails at once on a paused table."""
     from proxist.pb import controlplane_pb2 as pb
 
     with _calling(context) as (control, show):
         # A little less than what is left here, so that the control plane's own message says what it waited for.
         timeout_ms = max(1, int(control.left_s * 950))
-        control.call("Flush", pb.FlushRequest(table=table, timeout_ms=timeout_ms))
+        control.call("Flush", pb.FlushRequest(tenant=tenant, table=table, timeout_ms=timeout_ms))
         show({"table": table}, text=f"Everything acknowledged of table {table!r} is persisted.")
 
 
@@ -204,6 +205,7 @@ def evict(
     rows: Annotated[
         int | None, typer.Option(metavar="N", min=0, help="All that are persisted but the newest N of each shard.")
     ] = None,
+    tenant: Tenant = "",
 ) -> None:
     """Let rows go from memory, never ones not yet persisted. Moves the floor of the table's shards up."""
     from proxist.cli.control import watermark_row
@@ -213,7 +215,7 @@ def evict(
     if (before is not None) + all + (rows is not None) != 1:
         raise typer.BadParameter("Say how far with exactly one of --before TIME, --all and --rows N.")
     with _calling(context) as (control, show):
-        request = pb.EvictRequest(table=table)
+        request = pb.EvictRequest(tenant=tenant, table=table)
         if before is not None:
             request.before_ns = parse_time_ns(int(before) if before.lstrip("-").isdigit() else before, "--before")
         elif rows is not None:
@@ -225,12 +227,12 @@ def evict(
 
 
 @persist.command()
-def pause(context: typer.Context, table: TableName) -> None:
+def pause(context: typer.Context, table: TableName, tenant: Tenant = "") -> None:
     """Stop inserting a table; returns when the insert in flight is confirmed. Holds across restarts."""
     from proxist.pb import controlplane_pb2 as pb
 
     with _calling(context) as (control, show):
-        control.call("PausePersist", pb.PausePersistRequest(table=table))
+        control.call("PausePersist", pb.PausePersistRequest(tenant=tenant, table=table))
         show(
             {"table": table, "paused": True},
             text=f"Table {table!r} is not persisted until `pxctl persist resume {table}`.",
@@ -238,26 +240,27 @@ def pause(context: typer.Context, table: TableName) -> None:
 
 
 @persist.command()
-def resume(context: typer.Context, table: TableName) -> None:
+def resume(context: typer.Context, table: TableName, tenant: Tenant = "") -> None:
     """Let the persister of a paused table go on."""
     from proxist.pb import controlplane_pb2 as pb
 
     with _calling(context) as (control, show):
-        control.call("ResumePersist", pb.ResumePersistRequest(table=table))
+        control.call("ResumePersist", pb.ResumePersistRequest(tenant=tenant, table=table))
         show({"table": table, "paused": False}, text=f"Table {table!r} is persisted again.")
 
 
 @app.command()
 def top(
     context: typer.Context,
-    table: Annotated[str, typer.Argument(metavar="TABLE", help="Only of this table.")] = "",
+    table: OneTable = "",
+    tenant: Tenant = "",
     once: Annotated[bool, typer.Option("--once", help="One interval, then end: for scripts.")] = False,
     interval: Annotated[float, typer.Option(metavar="SECONDS", min=0.1, help="Between two readings.")] = 1.0,
 ) -> None:
-    """Rows per second, marks and lag of each shard, live until Ctrl-C."""
+    """Rows per second, marks and lag of each shard, latencies of each node; live until q or Ctrl-C."""
     from proxist.cli import pxctl_top
 
-    pxctl_top.top(context, table, once, interval)
+    pxctl_top.top(context, tenant, table, once, interval)
 
 
 @diagnostics.command()

@@ -155,10 +155,12 @@ class StatusResponse(_message.Message):
     def __init__(self, nodes: _Optional[_Iterable[_Union[Node, _Mapping]]] = ..., shards: _Optional[_Iterable[_Union[Watermark, _Mapping]]] = ...) -> None: ...
 
 class ListShardsRequest(_message.Message):
-    __slots__ = ("table",)
+    __slots__ = ("table", "tenant")
     TABLE_FIELD_NUMBER: _ClassVar[int]
+    TENANT_FIELD_NUMBER: _ClassVar[int]
     table: str
-    def __init__(self, table: _Optional[str] = ...) -> None: ...
+    tenant: str
+    def __init__(self, table: _Optional[str] = ..., tenant: _Optional[str] = ...) -> None: ...
 
 class Shard(_message.Message):
     __slots__ = ("table", "shard", "slot", "node", "epoch", "state", "tenant")
@@ -185,10 +187,12 @@ class ListShardsResponse(_message.Message):
     def __init__(self, shards: _Optional[_Iterable[_Union[Shard, _Mapping]]] = ...) -> None: ...
 
 class WatermarksRequest(_message.Message):
-    __slots__ = ("table",)
+    __slots__ = ("table", "tenant")
     TABLE_FIELD_NUMBER: _ClassVar[int]
+    TENANT_FIELD_NUMBER: _ClassVar[int]
     table: str
-    def __init__(self, table: _Optional[str] = ...) -> None: ...
+    tenant: str
+    def __init__(self, table: _Optional[str] = ..., tenant: _Optional[str] = ...) -> None: ...
 
 class Watermark(_message.Message):
     __slots__ = ("table", "shard", "epoch", "floor", "persisted", "end", "t_persisted", "tenant")

@@ -11,7 +11,7 @@ from typing import Any
 
 MASK = "***"
 _CREDENTIALS = (
-    (re.compile(r"\b(pxi?_[A-Za-z0-9-]{1,64})_[A-Za-z0-9_-]{8,}"), rf"\1_{MASK}"),
+    (re.compile(r"\b(pxi?_[A-Za-z0-9-]{1,64})_[A-Za-z0-9_-]+"), rf"\1_{MASK}"),
     (re.compile(r"\b([a-z][a-z0-9+.-]{0,31}://[^\s/:@\"']*):[^\s/\"']+@", re.I), rf"\1:{MASK}@"),
 )
 """Tokens of ours, and passwords in addresses."""

@@ -65,15 +65,14 @@ class ControlPlaneServicer(controlplane_pb2_grpc.ControlPlaneServiceServicer):
 
     def ListShards(self, request: pb.ListShardsRequest, context: Any) -> pb.ListShardsResponse:
         catalog = self._do.cluster.catalog
-        tables = {(t.table.tenant, t.table.name) for t in self._seen(context, request.table)}
+        tables = {(t.table.tenant, t.table.name) for t in self._seen(context, request.table, request.tenant)}
         shards = [s for s in catalog.shards() if (s.tenant, s.table) in tables]
         return pb.ListShardsResponse(shards=[shard_to_wire(s, catalog.owner(s.shard)) for s in shards])
 
     def Watermarks(self, request: pb.WatermarksRequest, context: Any) -> pb.WatermarksResponse:
         deadline = Deadline.of_call(context, self._config.flush_timeout_s)
-        return pb.WatermarksResponse(
-            watermarks=self._do.owners.watermarks(self._seen(context, request.table), deadline)
-        )
+        records = self._seen(context, request.table, request.tenant)
+        return pb.WatermarksResponse(watermarks=self._do.owners.watermarks(records, deadline))
 
     def Flush(self, request: pb.FlushRequest, context: Any) -> pb.FlushResponse:
         limit_s = request.timeout_ms / 1000 or self._config.flush_timeout_s
@@ -115,7 +114,7 @@ class ControlPlaneServicer(controlplane_pb2_grpc.ControlPlaneServiceServicer):
         records = [t for t in self._do.tables.all(tenant) if caller.sees(t.table.tenant, t.table.name)]
         named = [t for t in records if table in ("", t.table.name)]
         if table and not named:
-            of = caller.table(table)
+            of = caller.table(table, tenant)
             with caller.hiding(table, self._names):
                 self._do.cluster.table(of, table)  # says which tables there are
         return named
