@@ -130,6 +130,7 @@ def test_every_setting_stands_in_operations_with_its_default_and_meaning() -> No
 
 
 def test_every_link_between_pages_leads_somewhere() -> None:
-    for page in [*PAGES, "CONTRIBUTING.md", *(f"docs/formats/{p.name}" for p in (ROOT / "docs/formats").glob("*.md"))]:
+    pages = [str(page.relative_to(ROOT)) for page in (ROOT / "docs").rglob("*.md")]
+    for page in ["README.md", "CONTRIBUTING.md", *pages]:
         for target in re.findall(r"\]\((?!https?:)([^)#]+)(?:#[^)]*)?\)", (ROOT / page).read_text()):
             assert (ROOT / page).parent.joinpath(target).exists(), f"{page}: {target}"
