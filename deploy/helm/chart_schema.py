@@ -188,6 +188,11 @@ def _metrics() -> Part:
                 {
                     "enabled": _flag("whether the chart makes a PrometheusRule"),
                     "labels": _map("labels that your Prometheus selects rules by"),
+                    "runbookBaseUrl": _text(
+                        "empty, or an http(s) address without spaces",
+                        "https://git.example.com/proxist/blob/main",
+                        r"^(https?://[^\s\"'#{}]+)?$",
+                    ),
                 }
             ),
             "dashboards": _object(

@@ -14,7 +14,7 @@ import jsonschema
 import kubernetes_validate
 import pytest
 import yaml
-from helm_chart import CHART, CI, NAMESPACE, RELEASE, VALUES, documents, generate, loaded, named, of_kind, render
+from helm_chart import CHART, CI, NAMESPACE, RELEASE, ROLES, VALUES, documents, generate, loaded, named, of_kind, render
 
 SCHEMAS = {path.stem: json.loads(path.read_text()) for path in (Path(__file__).parent / "schemas").glob("*.json")}
 KUBERNETES = ("1.30", "1.37")
@@ -85,6 +85,34 @@ def test_prometheus_shows_what_the_services_ask_for(clients: str) -> None:
             assert endpoint["scheme"] == "https"
             assert ({"cert", "keySecret"} <= set(endpoint["tlsConfig"])) is (clients == "certificate")
             assert endpoint["authorization"]["credentials"]["name"] == "proxist-metrics"
+
+
+def test_prometheus_has_a_token_for_every_page_that_asks_for_one() -> None:
+    named = {"metrics": {"serviceMonitor": {"enabled": True, "tokenSecret": "scraper", "tokenKey": "bearer"}}}
+    monitors = of_kind(render(named), "ServiceMonitor")
+    endpoints = [endpoint for monitor in monitors for endpoint in monitor["spec"]["endpoints"]]
+    assert len(monitors) == len(ROLES)
+    for endpoint in endpoints:
+        credentials = {"name": "scraper", "key": "bearer"}
+        assert endpoint["authorization"] == {"type": "Bearer", "credentials": credentials}
+    open_doors = {"insecure": True, "tls": {"source": "none"}, "metrics": {"serviceMonitor": {"enabled": True}}}
+    for monitor in of_kind(render(open_doors), "ServiceMonitor"):
+        assert all("authorization" not in endpoint for endpoint in monitor["spec"]["endpoints"])
+
+
+@pytest.mark.parametrize(
+    ("base", "beginning"), [("", ""), ("https://h/p", "https://h/p/"), ("https://h/p/", "https://h/p/")]
+)
+def test_every_alert_names_its_runbook_below_the_base_address(base: str, beginning: str) -> None:
+    (rule,) = of_kind(
+        render({"metrics": {"prometheusRule": {"enabled": True, "runbookBaseUrl": base}}}), "PrometheusRule"
+    )
+    alerts = [one for group in rule["spec"]["groups"] for one in group["rules"] if "alert" in one]
+    assert len(alerts) > 5
+    for alert in alerts:
+        path = f"docs/operations/runbooks/{alert['alert']}.md"
+        assert alert["annotations"]["runbook_url"] == beginning + path
+        assert (CHART.parents[2] / path).exists()
 
 
 def test_dashboards_and_rules_are_those_of_the_repository() -> None:

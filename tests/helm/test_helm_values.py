@@ -121,6 +121,7 @@ BAD = {
     "ingest.resources": ({"requests": None, "limits": None}, "requests and limits"),
     "query.spread.zone": ("maybe", "one of ScheduleAnyway, DoNotSchedule, none"),
     "metrics.serviceMonitor.interval": ("15", "a time like 15s"),
+    "metrics.prometheusRule.runbookBaseUrl": ("wiki/runbooks", "empty, or an http(s) address"),
     "fullnameOverride": ("9lives", "the beginning of every resource's name"),
     "networkPolicy.clients": ("all", "a list of NetworkPolicy peers"),
 }
@@ -165,7 +166,7 @@ TOGETHER: dict[str, tuple[dict[str, Any], str]] = {
         {"clickhouse": {"bundled": False, "external": {"url": "http://c:8123", "existingSecret": "c"}}},
         "Keep one of them",
     ),
-    "metrics without a token": ({"metrics": {"serviceMonitor": {"enabled": True}}}, "`pxctl auth create-token`"),
+    "metrics without a token": ({"metrics": {"serviceMonitor": {"enabled": True}}}, "--grant operator` and the"),
 }
 
 
