@@ -115,9 +115,9 @@ def test_the_unix_socket_of_a_tls_door_needs_no_certificate(certs: DevCerts, tmp
 
 SAYS = {
     "wrong authority": "not of an authority that this side trusts.*`tls_ca`",
-    "no certificate": "demands a client certificate.*`tls_cert` and `tls_key`",
-    "a stranger's": "demands a client certificate.*`tls_cert` and `tls_key`",
-    "plain": "as a door that speaks TLS does.*Call it with TLS",
+    "no certificate": "demands a client certificate.*give `tls_cert` and `tls_key`",
+    "a stranger's": "demands a client certificate.*give `tls_cert` and `tls_key`",
+    "plain": "it speaks TLS and this caller does not.*call it with TLS",
     "plain door": "That door speaks no TLS",
 }
 

@@ -44,9 +44,9 @@ def connect(
     call on. Raises ConfigError where they cannot be used.
     """
     shown = tls or own()
-    plain = shown.ca is None
-    channel = grpc.insecure_channel(address, options=_OPTIONS) if plain else TlsChannel(address, shown, _OPTIONS)
-    return grpc.intercept_channel(channel, _TypedErrors(address, timeout_s, credential))
+    secure = shown.ca is not None
+    channel = TlsChannel(address, shown, _OPTIONS) if secure else grpc.insecure_channel(address, options=_OPTIONS)
+    return grpc.intercept_channel(channel, _TypedErrors(address, timeout_s, credential, secure))
 
 
 class _Details(grpc.ClientCallDetails):
@@ -69,8 +69,9 @@ class _TypedErrors(
     grpc.StreamUnaryClientInterceptor,
     grpc.StreamStreamClientInterceptor,
 ):
-    def __init__(self, address: str, timeout_s: float, credential: Credential | None) -> None:
+    def __init__(self, address: str, timeout_s: float, credential: Credential | None, secure: bool) -> None:
         self._address = address
+        self._secure = secure
         self._credential = credential
         self._timeout_s = timeout_s
 
@@ -79,11 +80,12 @@ class _TypedErrors(
             call = continuation(_Details(details, self._timeout_s, self._credential), request)
             error = call.exception()
             if error is not None:
-                raise from_grpc(error, self._address) from None
+                raise from_grpc(error, self._address, secure=self._secure) from None
             return call
 
     def _stream(self, continuation: Callable[[Any, Any], Any], details: Any, request: Any) -> Any:
-        return TypedStream(continuation(_Details(details, self._timeout_s, self._credential), request), self._address)
+        call = continuation(_Details(details, self._timeout_s, self._credential), request)
+        return TypedStream(call, self._address, self._secure)
 
     intercept_unary_unary = _unary
     intercept_stream_unary = _unary
@@ -94,9 +96,10 @@ class _TypedErrors(
 class TypedStream:
     """A response stream: iterate for messages, `cancel` from any thread. Everything else is the gRPC call's."""
 
-    def __init__(self, call: Any, address: str) -> None:
+    def __init__(self, call: Any, address: str, secure: bool) -> None:
         self._call = call
         self._address = address
+        self._secure = secure
 
     def __iter__(self) -> Iterator[Any]:
         return self
@@ -105,7 +108,7 @@ class TypedStream:
         try:
             return next(self._call)
         except grpc.RpcError as error:
-            raise from_grpc(error, self._address) from None
+            raise from_grpc(error, self._address, secure=self._secure) from None
 
     def cancel(self) -> None:
         self._call.cancel()

@@ -32,24 +32,24 @@ _SIGNS: tuple[tuple[tuple[str, ...], str], ...] = (
         "(PROXIST_TLS_CA).",
     ),
 )
-_SIGNS_OF_A_CONNECT: tuple[tuple[tuple[str, ...], str], ...] = (
-    (
-        ("secure read failed", "alert"),
-        "It took the connection and then ended it, as a door does that demands a client certificate and got none, or "
-        "one that its `tls_ca` did not sign. Give `tls_cert` and `tls_key` (PROXIST_TLS_CERT, PROXIST_TLS_KEY).",
-    ),
-    (
-        ("socket closed",),
-        "It took the connection and ended it at once, as a door that speaks TLS does with a caller that does not. Call "
-        "it with TLS (grpc+tls://, https://, `tls_ca`).",
-    ),
+_NO_CERTIFICATE = (
+    "It took the connection and then ended it: it is stopping, or it demands a client certificate and got none that its "
+    "`tls_ca` signed. Then give `tls_cert` and `tls_key` (PROXIST_TLS_CERT, PROXIST_TLS_KEY)."
 )
-"""These words stand for a handshake only where no connection came to be; otherwise a peer simply went away."""
+_NO_TLS = (
+    "It took the connection and ended it at once: it is stopping, or it speaks TLS and this caller does not. Then call it "
+    "with TLS (grpc+tls://, https://, `tls_ca`)."
+)
 _NO_CONNECTION = "failed to connect to all addresses"
+_HUNG_UP = ("secure read failed", "socket closed", "connection reset", "alert")
+"""These words stand for a handshake only where no connection came to be; otherwise a peer simply went away."""
 
 
-def explain(text: str) -> str | None:
-    """What failed and what to change, where `text`, a transport's error, tells of a handshake; else None."""
+def explain(text: str, *, secure: bool) -> str | None:
+    """What failed and what to change, where `text`, a transport's error, tells of a handshake; else None. `secure`:
+    whether the caller spoke TLS."""
     said = text.lower().replace("_", " ")
-    signs = _SIGNS + (_SIGNS_OF_A_CONNECT if _NO_CONNECTION in said else ())
-    return next((meaning for words, meaning in signs if any(word in said for word in words)), None)
+    known = next((meaning for words, meaning in _SIGNS if any(word in said for word in words)), None)
+    if known is None and _NO_CONNECTION in said and any(word in said for word in _HUNG_UP):
+        return _NO_CERTIFICATE if secure else _NO_TLS
+    return known

@@ -135,7 +135,7 @@ def from_flight(error: BaseException, subject: str) -> ProxistError:
         return error
     if ours := decode(getattr(error, "extra_info", None) or b""):
         return ours
-    return _foreign(type(error).__name__, _first_line(error), subject)
+    return _foreign(type(error).__name__, _first_line(error), subject, secure=subject.startswith("grpc+tls://"))
 
 
 def grpc_status(error: BaseException) -> tuple[grpc.StatusCode, str, tuple[tuple[str, bytes], ...]]:
@@ -147,14 +147,15 @@ def grpc_status(error: BaseException) -> tuple[grpc.StatusCode, str, tuple[tuple
     return code, outward(ours)["message"], ((METADATA_KEY, encode(ours)),)
 
 
-def from_grpc(error: Any, subject: str) -> ProxistError:
-    """What a gRPC client raises for an RpcError that is also a Call. `subject` names the server."""
+def from_grpc(error: Any, subject: str, *, secure: bool = False) -> ProxistError:
+    """What a gRPC client raises for an RpcError that is also a Call. `subject` names the server; `secure`: called with
+    TLS."""
     if isinstance(error, ProxistError):
         return error
     for key, value in error.trailing_metadata() or ():
         if key == METADATA_KEY and (ours := decode(value)):
             return ours
-    return _foreign(error.code().name, error.details() or "", subject)
+    return _foreign(error.code().name, error.details() or "", subject, secure=secure)
 
 
 _FOREIGN: dict[str, type[ProxistError]] = {
@@ -177,11 +178,12 @@ _FOREIGN: dict[str, type[ProxistError]] = {
 }
 
 
-def _foreign(status: str, text: str, subject: str) -> ProxistError:
+def _foreign(status: str, text: str, subject: str, *, secure: bool) -> ProxistError:
     """For statuses that no Proxist handler made: the transport's own, or a peer that is not Proxist."""
     cls = _FOREIGN.get(status, errors.InternalError)
-    if cls is errors.Unavailable and (meaning := handshake.explain(text)):
-        return cls(f"The handshake with {subject} failed ({text}). {meaning}", reason=handshake.REASON)
+    if cls is errors.Unavailable and (meaning := handshake.explain(text, secure=secure)):
+        said = f"The handshake with {subject} failed ({text}). {meaning}"
+        return cls(said, retry_after_s=0.2, reason=handshake.REASON)
     if cls is errors.Unavailable:
         return cls(f"{subject} does not answer ({text}). Is it running and reachable?", retry_after_s=0.2)
     if cls is errors.DeadlineExceeded:
