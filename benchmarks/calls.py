@@ -1,21 +1,16 @@
-"""The calls by which two ways to run a cluster are compared: lone acks and last-by, best of several rounds."""
+"""The calls by which ways to run a cluster are compared: lone acks and last-by."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import proxist
 from benchmarks.floors import BATCH_ROWS
-from benchmarks.report import Latency, latency
 from benchmarks.rows import SPEC, Rows
-
-ROUNDS = 6
-ROUND_S = 0.3
-"""Each figure is the best p50 of these: on a shared machine the noise between rounds is larger than what is measured."""
-Figures = dict[str, Latency]
 
 
 @contextmanager
@@ -36,37 +31,18 @@ def _identity(endpoints: dict[str, Any]) -> dict[str, Any]:
     return {**shown, "token": Path(files["token_file"]).read_text().strip()}
 
 
-def figures(connection: Any, rows: Rows, rounds: int = ROUNDS) -> Figures:
+@contextmanager
+def calls(connection: Any, rows: Rows) -> Iterator[dict[str, Callable[[], object]]]:
+    """What is compared, each on a stream of its own that stays open."""
     batch = rows.table.slice(0, BATCH_ROWS).combine_chunks().to_batches()[0]
     one = [rows.keys[len(rows.keys) // 2]]
-    found: Figures = {}
-    for level in ("os", "disk"):
-        connection.create_table({**SPEC.to_json(), "name": f"priced_{level}", "durability": level})
-    for _ in range(rounds):
+    with ExitStack() as open_streams:
+        found: dict[str, Callable[[], object]] = {}
         for level in ("os", "disk"):
-            with connection.table(f"priced_{level}").writer() as writer:
-                merge(found, {f"ack, {level}": latency(lambda: writer.write(batch), for_s=ROUND_S)})
-        with connection.session() as session:
-            merge(
-                found,
-                {
-                    "last_by, one key, session": latency(
-                        lambda: session.last_by(SPEC.name, one, ["price"]), for_s=ROUND_S
-                    )
-                },
-            )
-        merge(
-            found,
-            {"last_by, one key, DoGet": latency(lambda: connection.last_by(SPEC.name, one, ["price"]), for_s=ROUND_S)},
-        )
-    return found
-
-
-def merge(best: Figures, new: Figures) -> None:
-    for what, one in new.items():
-        if what not in best or one.p50_s < best[what].p50_s:
-            best[what] = one
-
-
-def percent(found_s: float, off_s: float) -> str:
-    return f"{100 * (found_s / off_s - 1):+.1f} %"
+            connection.create_table({**SPEC.to_json(), "name": f"priced_{level}", "durability": level})
+            writer = open_streams.enter_context(connection.table(f"priced_{level}").writer())
+            found[f"ack, {level}"] = partial(writer.write, batch)
+        session = open_streams.enter_context(connection.session())
+        found["last_by, one key, session"] = partial(session.last_by, SPEC.name, one, ["price"])
+        found["last_by, one key, DoGet"] = partial(connection.last_by, SPEC.name, one, ["price"])
+        yield found

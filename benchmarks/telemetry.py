@@ -6,43 +6,58 @@ import os
 import threading
 import time
 import urllib.request
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager, nullcontext
 from typing import Any
 
 from opentelemetry.sdk.trace.sampling import ALWAYS_OFF, ALWAYS_ON, Sampler
 
-from benchmarks.calls import ROUNDS, Figures, figures, loaded, merge, percent
+from benchmarks.calls import calls, loaded
+from benchmarks.floors import BATCH_ROWS
+from benchmarks.paired import Variant, compare
 from benchmarks.report import Latency, Report, latency
 from benchmarks.rows import Rows
 from proxist.cli.demo_cluster import demo_cluster
+from proxist.model.ids import Offset
 from proxist.telemetry import setup, tracing
 from proxist.telemetry.collector import Collector
 from proxist.telemetry.spans import Api
+from proxist_ingest.counts import Counts
 
 SCRAPE_S = 1.0
+"""Of the turns with it: fifteen times as often as a Prometheus does by default here (`interval: 15s` of the chart)."""
 SHARES = {"tracing at 1 %": "0.01", "tracing at 100 %": "1.0"}
 """With tracing the metrics are scraped too."""
 
 
 def measure(report: Report, rows: Rows) -> None:
-    """A cluster for off and scraped, turn by turn, and one per share of traces: a service decides that at its start."""
-    _switched_off(report)
-    off, scraped = _scraped_or_not(rows)
-    found = {
-        "off": off,
-        "metrics only": scraped,
-        **{mode: _traced(share, rows) for mode, share in SHARES.items()},
-    }
-    for what in off:
-        report.section(f"telemetry's price: {what} (ratio: to off)")
-        for mode, of_mode in found.items():
-            one = of_mode[what]
-            report.timed(mode, one, off[what].p50_s, percent(one.p50_s, off[what].p50_s))
+    """Three clusters at a time, of which the ones that are not asked rest: one without tracing, scraped or not, and one
+    per share of traces, for a service decides that at its start."""
+    _alone(report)
+    with ExitStack() as running:
+        plain = running.enter_context(demo_cluster())
+        parts = {"off": plain, "metrics only": plain}
+        parts |= {mode: running.enter_context(_traced(share)) for mode, share in SHARES.items()}
+        made = {id(one): running.enter_context(_calls(one, rows)) for one in parts.values()}
+        for what in made[id(plain)]:
+            variants = {}
+            for mode, endpoints in parts.items():
+                around = nullcontext if mode == "off" else Scraper(endpoints).turn
+                variants[mode] = Variant(made[id(endpoints)][what], around)
+            found = compare(variants)
+            report.section(f"telemetry's price: {what} (ratio: to off; median of paired differences, 95 % bounds)")
+            for mode, one in found.items():
+                report.timed(mode, one.typical, found["off"].typical.p50_s, "" if mode == "off" else str(one))
 
 
-def _switched_off(report: Report) -> None:
-    """Every place where a traced write or query would make a span, while tracing is off."""
+@contextmanager
+def _calls(endpoints: dict[str, Any], rows: Rows) -> Iterator[dict[str, Callable[[], object]]]:
+    with loaded(endpoints, rows) as connection, calls(connection, rows) as found:
+        yield found
+
+
+def _alone(report: Report) -> None:
+    """Every place where a traced write or query would make a span, while tracing is off; and what an ack counts."""
     tracing.decide(None)
 
     def places() -> None:
@@ -61,6 +76,7 @@ def _switched_off(report: Report) -> None:
     report.timed("all places of a call together (target < 2 µs)", each)
     for what, sampler in (("not sampled", ALWAYS_OFF), ("sampled", ALWAYS_ON)):
         report.timed(f"an owner's spans of one write, {what}, unexported", _spans_of_a_write(sampler))
+    report.timed("what an owner counts of one write", _counts_of_a_write())
 
 
 def _spans_of_a_write(sampler: Sampler) -> Latency:
@@ -84,21 +100,28 @@ def _spans_of_a_write(sampler: Sampler) -> Latency:
     return found
 
 
-def _scraped_or_not(rows: Rows) -> tuple[Figures, Figures]:
-    """Metrics are counted in any case; what they cost beside that is the scrape."""
-    off: Figures = {}
-    scraped: Figures = {}
-    with demo_cluster() as endpoints, loaded(endpoints, rows) as connection:
-        for _ in range(ROUNDS):
-            merge(off, figures(connection, rows, rounds=1))
-            with _scraping(endpoints):
-                merge(scraped, figures(connection, rows, rounds=1))
-    return off, scraped
+def _counts_of_a_write() -> Latency:
+    """In this process: the integers and histograms of one acked batch that is a group of its own."""
+    counts, repeat = Counts(), 1_000
+
+    def write() -> None:
+        counts.rows += BATCH_ROWS
+        counts.bytes += BATCH_ROWS
+        counts.batches += 1
+        counts.arrivals.note(Offset(counts.rows), time.monotonic_ns())
+        counts.group_batches.observe(1)
+        counts.sync_seconds.observe(0.0005)
+        counts.ack_seconds["disk"].observe(0.0008)
+        counts.arrivals.persisted(Offset(counts.rows))
+
+    found = latency(lambda: [write() for _ in range(repeat)], for_s=0.3)
+    return Latency(found.p50_s / repeat, found.p99_s / repeat, found.count * repeat)
 
 
-def _traced(share: str, rows: Rows) -> Figures:
-    with _tracing(share), demo_cluster() as endpoints, loaded(endpoints, rows) as connection, _scraping(endpoints):
-        return figures(connection, rows)
+@contextmanager
+def _traced(share: str) -> Iterator[dict[str, Any]]:
+    with _tracing(share), demo_cluster() as endpoints:
+        yield endpoints
 
 
 @contextmanager
@@ -115,23 +138,27 @@ def _tracing(share: str) -> Iterator[None]:
             os.environ.update(before)
 
 
-@contextmanager
-def _scraping(endpoints: dict[str, Any]) -> Iterator[None]:
-    """Every service's /metrics each second, as Prometheus would."""
-    parts = [*endpoints["query"], *endpoints["ingest"], endpoints["persister"], endpoints["controlplane"]]
-    ended = threading.Event()
+class Scraper:
+    """Every service's /metrics once in SCRAPE_S of turns, at the side of the calls, as Prometheus would."""
 
-    def scrape() -> None:
-        while not ended.is_set():
-            began = time.monotonic()
-            for part in parts:
-                urllib.request.urlopen(f"{part['http']}/metrics", timeout=10).read()
-            ended.wait(max(0.0, SCRAPE_S - (time.monotonic() - began)))
+    def __init__(self, endpoints: dict[str, Any]) -> None:
+        parts = [*endpoints["query"], *endpoints["ingest"], endpoints["persister"], endpoints["controlplane"]]
+        self._urls = [f"{part['http']}/metrics" for part in parts]
+        self._turned_s = SCRAPE_S
 
-    thread = threading.Thread(target=scrape, name="scrape")
-    thread.start()
-    try:
-        yield
-    finally:
-        ended.set()
-        thread.join()
+    @contextmanager
+    def turn(self) -> Iterator[None]:
+        """What is measured with metrics read; a scrape that began is over on return."""
+        began_s = time.monotonic()
+        scrape = threading.Thread(target=self._scrape if self._turned_s >= SCRAPE_S else lambda: None, name="scrape")
+        self._turned_s %= SCRAPE_S
+        scrape.start()
+        try:
+            yield
+        finally:
+            scrape.join()
+            self._turned_s += time.monotonic() - began_s
+
+    def _scrape(self) -> None:
+        for url in self._urls:
+            urllib.request.urlopen(url, timeout=10).read()

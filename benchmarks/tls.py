@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from benchmarks.calls import ROUNDS, Figures, figures, loaded, merge, percent
+from benchmarks.calls import calls, loaded
+from benchmarks.paired import Variant, compare
 from benchmarks.report import Report
 from benchmarks.rows import Rows
 from proxist.cli.demo_cluster import demo_cluster
@@ -10,19 +11,17 @@ from proxist.cli.demo_cluster import demo_cluster
 
 def measure(report: Report, rows: Rows) -> None:
     """Both clusters at a time, turn by turn: the one that is not asked rests."""
-    plain: Figures = {}
-    secured: Figures = {}
+    report.section("the price of TLS and tokens per call (ratio: to plain)")
     with (
         demo_cluster() as open_doors,
         demo_cluster(tls=True) as guarded_doors,
         loaded(open_doors, rows) as one,
         loaded(guarded_doors, rows) as other,
+        calls(one, rows) as plain,
+        calls(other, rows) as secured,
     ):
-        for _ in range(ROUNDS):
-            merge(plain, figures(one, rows, rounds=1))
-            merge(secured, figures(other, rows, rounds=1))
-    report.section("the price of TLS and tokens per call (ratio: to plain)")
-    for what, found in plain.items():
-        report.timed(f"{what}: plain", found)
-        with_tls = secured[what]
-        report.timed(f"{what}: TLS and token", with_tls, found.p50_s, percent(with_tls.p50_s, found.p50_s))
+        for what, call in plain.items():
+            found = compare({"plain": Variant(call), "TLS and token": Variant(secured[what])})
+            for mode, compared in found.items():
+                base_s = found["plain"].typical.p50_s
+                report.timed(f"{what}: {mode}", compared.typical, base_s, "" if mode == "plain" else str(compared))
