@@ -17,7 +17,7 @@ from proxist.rpc.flight_client import FlightPeer
 from proxist.rpc.grpc_client import connect
 
 FAULTY, SYMBOL = "acmefaulty", "CNRYFAULT9D"
-TIMEOUT_S, WAIT_S = 5.0, 30.0
+TIMEOUT_S, WAIT_S = 5.0, 60.0
 
 
 @pytest.fixture(scope="module")

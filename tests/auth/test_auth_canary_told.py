@@ -37,7 +37,7 @@ from proxist.telemetry.spans import Api
 SPARE = "acmespare"
 ROLES = ("query", "ingest", "persister", "controlplane")
 TIMEOUT_S = 10.0
-WAIT_S = 20.0
+WAIT_S = 60.0
 STEPS = {"query.run", "sql.engine", "hot.read", "ingest.batch", "wal.write", "hot.apply", "persist.batch"}
 """Spans that must be among the searched: nothing is proved by what was not recorded."""
 

@@ -23,7 +23,7 @@ from auth_cluster import TABLE, Guarded, rows, spec
 
 import proxist
 
-WAIT_S = 30.0
+WAIT_S = 60.0
 SETTINGS = "settings-canary-51c"
 
 

@@ -20,7 +20,7 @@ from opentelemetry.sdk.trace.sampling import ALWAYS_OFF, ParentBased
 from proxist.errors import ConfigError, NotFound
 from proxist.rpc.status import outward
 from proxist.rpc.tracing import address_of, carrier_of, flight_headers, grpc_metadata
-from proxist.telemetry import logs, setup, tracing
+from proxist.telemetry import logs, scrub, setup, tracing
 from proxist.telemetry.collector import Seen, tree
 from proxist.telemetry.spans import Api, parse_traceparent
 
@@ -244,6 +244,7 @@ def lines(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Any]:
     structlog.configure(**saved)
     logging.root.handlers[:] = handlers
     logging.root.setLevel(level)
+    scrub.hide({})
 
 
 def test_a_line_inside_a_span_has_its_ids(lines: Any, exporter: InMemorySpanExporter) -> None:
