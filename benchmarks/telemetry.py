@@ -6,8 +6,8 @@ import os
 import threading
 import time
 import urllib.request
-from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager, nullcontext
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from typing import Any
 
 from opentelemetry.sdk.trace.sampling import ALWAYS_OFF, ALWAYS_ON, Sampler
@@ -42,8 +42,8 @@ def measure(report: Report, rows: Rows) -> None:
         for what in made[id(plain)]:
             variants = {}
             for mode, endpoints in parts.items():
-                around = nullcontext if mode == "off" else Scraper(endpoints).turn
-                variants[mode] = Variant(made[id(endpoints)][what], around)
+                pages = [] if mode == "off" else _pages(endpoints)  # its turns are as the others', with nothing to read
+                variants[mode] = Variant(made[id(endpoints)][what], Scraper(pages).turn)
             found = compare(variants)
             report.section(f"telemetry's price: {what} (ratio: to off; median of paired differences, 95 % bounds)")
             for mode, one in found.items():
@@ -138,12 +138,17 @@ def _tracing(share: str) -> Iterator[None]:
             os.environ.update(before)
 
 
-class Scraper:
-    """Every service's /metrics once in SCRAPE_S of turns, at the side of the calls, as Prometheus would."""
+def _pages(endpoints: dict[str, Any]) -> list[str]:
+    """Every service's /metrics."""
+    parts = [*endpoints["query"], *endpoints["ingest"], endpoints["persister"], endpoints["controlplane"]]
+    return [f"{part['http']}/metrics" for part in parts]
 
-    def __init__(self, endpoints: dict[str, Any]) -> None:
-        parts = [*endpoints["query"], *endpoints["ingest"], endpoints["persister"], endpoints["controlplane"]]
-        self._urls = [f"{part['http']}/metrics" for part in parts]
+
+class Scraper:
+    """Every page once in SCRAPE_S of turns, at the side of the calls, as Prometheus would."""
+
+    def __init__(self, pages: Sequence[str]) -> None:
+        self._pages = pages
         self._turned_s = SCRAPE_S
 
     @contextmanager
@@ -160,5 +165,5 @@ class Scraper:
             self._turned_s += time.monotonic() - began_s
 
     def _scrape(self) -> None:
-        for url in self._urls:
+        for url in self._pages:
             urllib.request.urlopen(url, timeout=10).read()
