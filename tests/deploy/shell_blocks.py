@@ -33,10 +33,11 @@ STAND_INS = (
     *("kubectl", "promtool", "sudo", "systemctl"),
 )
 NOTING = """#!/bin/sh
+inside() { exec /usr/bin/env PATH="$HERE" PROXIST_TOKEN= PROXIST_CLUSTER_SECRET_FILE="$SECRET" "$@"; }
 { printf '%s\\0' "$BLOCK" "${0##*/}" "$@"; printf '\\036'; } >>"$NOTED"
 case "${0##*/} $*" in
-    kubectl*" exec "*) while [ "$1" != -- ]; do shift; done; shift; PATH=$HERE exec "$@" ;;
-    docker*" exec "*) while [ "$1" != exec ]; do shift; done; shift 2; PATH=$HERE exec "$@" ;;
+    kubectl*" exec "*) while [ "$1" != -- ]; do shift; done; shift; inside "$@" ;;
+    docker*" exec "*) while [ "$1" != exec ]; do shift; done; shift 2; inside "$@" ;;
 esac
 """
 
@@ -130,6 +131,7 @@ class Shell:
             "PROXIST_CONTROLPLANE": self._cluster.endpoints["controlplane"]["grpc"],
             "PROXIST_TOKEN": os.environ.get("PROXIST_TOKEN", ""),
             "HERE": self._here,
+            "SECRET": str(self._cluster.data_dir / "tls" / "cluster.secret") if self._cluster.tls else "",
             "NOTED": str(noted),
         }
 

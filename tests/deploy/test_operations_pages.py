@@ -52,14 +52,14 @@ def fill(cluster: LocalCluster) -> None:
 def test_the_commands_of_a_page_run_from_top_to_bottom(
     page: Path, shell: Shell, own_cluster: LocalCluster, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    run_page(page, shell, own_cluster, capsys)
+    """A line that stands in several pages is run once."""
+    run_page(page, shell, own_cluster, capsys, again=False)
 
 
 @pytest.mark.parametrize("page", RUNBOOKS, ids=lambda page: page.stem)
 def test_the_commands_of_a_runbook_run(
     page: Path, shell: Shell, own_cluster: LocalCluster, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """A line that stands in several runbooks is run once."""
     assert blocks(page), "a runbook says what to type"
     run_page(page, shell, own_cluster, capsys, again=False)
 
