@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -18,6 +19,8 @@ from proxist.testing.cluster import LocalCluster
 
 pytestmark = pytest.mark.cluster
 
+ROTATE = OPERATIONS / "rotate.md"
+"""Run in a test of its own, on a cluster with TLS; here it is only read."""
 PLAIN = [OPERATIONS / f"{name}.md" for name in ("install", "size", "upgrade", "alerts")]
 RUNBOOKS = sorted((OPERATIONS / "runbooks").glob("Proxist*.md"))
 OTHERS = {"README.md", "grpcurl.md", "tracing.md"}
@@ -33,7 +36,7 @@ SPEC = {
 @pytest.fixture(scope="module")
 def own_cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LocalCluster]:
     """With the table `trades` and a row in it. Its parts are restarted by a page."""
-    with LocalCluster(tmp_path_factory.mktemp("operations")) as running:
+    with LocalCluster(tmp_path_factory.mktemp("operations"), tls=False) as running:
         fill(running)
         yield running
 
@@ -66,7 +69,7 @@ def test_the_commands_of_a_runbook_run(
 
 def test_no_page_is_left_out() -> None:
     found = set(OPERATIONS.glob("*.md")) | set((OPERATIONS / "runbooks").glob("*.md"))
-    assert {page.name for page in found - {*PLAIN, *RUNBOOKS, OPERATIONS / "rotate.md"}} == OTHERS
+    assert {page.name for page in found - {*PLAIN, *RUNBOOKS, ROTATE}} == OTHERS
 
 
 def test_every_page_stands_in_the_index() -> None:
@@ -74,7 +77,13 @@ def test_every_page_stands_in_the_index() -> None:
     assert [page.name for page in OPERATIONS.glob("*.md") if f"]({page.name})" not in index] == ["README.md"]
 
 
-@pytest.mark.parametrize("page", [*PLAIN, *RUNBOOKS], ids=lambda page: page.stem)
+def test_the_blocks_about_rotation_are_shell() -> None:
+    for block in blocks(ROTATE):
+        done = subprocess.run(["/bin/bash", "-n"], input=block.text, capture_output=True, text=True)
+        assert (done.returncode, done.stderr) == (0, ""), block.place
+
+
+@pytest.mark.parametrize("page", [*PLAIN, *RUNBOOKS, ROTATE], ids=lambda page: page.stem)
 def test_a_command_in_the_middle_of_a_sentence_is_one_too(page: Path) -> None:
     for line in re.findall(r"`pxctl ([a-z][^`]*)`", page.read_text()):
         command, words = typer.main.get_command(pxctl.app), pxctl.hoist(line.split())
