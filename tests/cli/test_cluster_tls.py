@@ -2,16 +2,22 @@
 
 from __future__ import annotations
 
+import http.server
 import stat
 import subprocess
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
 
 from proxist.cli import parts
 from proxist.cli.certs import FILES, make_dev_certs
-from proxist.cli.cluster_tls import SECRET_VARIABLE, prepare
+from proxist.cli.cluster_tls import SECRET_VARIABLE, ClusterTls, prepare
 from proxist.cli.pxctl import main
+from proxist.cli.supervisor import _answers
+from proxist.rpc.tls import Tls
 
 
 @pytest.fixture(autouse=True)
@@ -82,3 +88,38 @@ def test_half_a_pair_is_refused_by_name(missing: str, tmp_path: Path, capsys: py
         main(["status", *words])
     assert ended.value.code == 78
     assert missing.removeprefix("--").replace("-", "_") in capsys.readouterr().err
+
+
+class _Answering(http.server.BaseHTTPRequestHandler):
+    def do_GET(self) -> None:
+        self.send_response(200)
+        self.end_headers()
+
+    def log_message(self, format: str, *args: object) -> None:
+        pass
+
+
+@contextmanager
+def answering(tls: Tls) -> Iterator[str]:
+    """A part that shows the certificate of now, and demands one: its probe's address."""
+    with http.server.HTTPServer(("127.0.0.1", 0), _Answering) as server:
+        server.socket = tls.server_context().wrap_socket(server.socket, server_side=True)
+        thread = threading.Thread(target=server.serve_forever, args=(0.01,))
+        thread.start()
+        try:
+            yield f"https://127.0.0.1:{server.server_port}/"
+        finally:
+            server.shutdown()
+            thread.join()
+
+
+def test_a_part_that_starts_again_with_a_renewed_certificate_is_seen_ready(tmp_path: Path) -> None:
+    make_dev_certs(tmp_path)
+    files = ClusterTls(tmp_path)
+    for _ in range(2):
+        with answering(files.parts) as url:
+            assert _answers(url, files.client)
+        for file in tmp_path.iterdir():
+            file.unlink()
+        assert not _answers(url, files.client), "without its files a probe ended the supervisor"
+        make_dev_certs(tmp_path)

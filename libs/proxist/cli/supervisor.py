@@ -12,7 +12,6 @@ import os
 import selectors
 import signal
 import socket
-import ssl
 import subprocess
 import time
 import urllib.request
@@ -21,9 +20,10 @@ from pathlib import Path
 from typing import IO, Any
 
 from proxist.cli.parts import Part
-from proxist.errors import ProxistError, Unavailable
+from proxist.errors import ConfigError, ProxistError, Unavailable
 from proxist.rpc.child import command as ending_with_parent
 from proxist.rpc.service import parse_ready_line
+from proxist.rpc.tls import Tls
 
 START_S_MAX = 60.0
 STOP_S_MAX = 8.0
@@ -75,7 +75,7 @@ class Supervisor:
         log_dir: Path,
         run_dir: Path,
         say: Callable[[str], None],
-        probing: ssl.SSLContext | None = None,
+        probing: Tls | None = None,
     ) -> None:
         log_dir.mkdir(parents=True, exist_ok=True)
         self._lives = [_Life(part, log_dir / f"{part.name}.log") for part in parts]
@@ -287,11 +287,13 @@ def _signal(life: _Life, number: signal.Signals) -> None:
         life.process.send_signal(number)
 
 
-def _answers(url: str, probing: ssl.SSLContext | None) -> bool:
+def _answers(url: str, probing: Tls | None) -> bool:
     try:
-        with urllib.request.urlopen(url, timeout=PROBE_S_MAX, context=probing) as response:
+        # The files of now: a part that starts again may have a renewed certificate.
+        context = None if probing is None else probing.http_client()
+        with urllib.request.urlopen(url, timeout=PROBE_S_MAX, context=context) as response:
             return bool(response.status == 200)
-    except OSError:
+    except (OSError, ConfigError):  # files that are just being replaced do not fit each other
         return False
 
 
