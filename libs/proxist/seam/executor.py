@@ -134,11 +134,11 @@ class Executor:
         if cold is not None:
             keys, cuts = cold
             cold_rows = self._read_cold(reader, cold_op(table, cuts, columns.carried, keys, verb.at_ns), columns)
+        if cold_rows is None and len(reads) == 1:  # a part is ascending by key
+            self._count(reads[0].part.rows.num_rows, reads[0].part.rows.num_rows)
+            return columns.alone(reads[0])
         rows, hot_count = _joined(columns, reads, cold_rows)
         keys_column = rows.column(table.spec.key)
-        if cold_rows is None and order.keys_ascending(keys_column):
-            self._count(rows.num_rows, rows.num_rows)
-            return columns.project(rows)
         indices = order.one_per_key(keys_column, order.ranks_of(rows, table.spec), last=last)
         self._count(int(np.count_nonzero(indices < hot_count)), len(indices))
         return columns.project(rows.take(indices))

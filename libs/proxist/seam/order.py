@@ -94,12 +94,6 @@ def one_per_key(keys: pa.ChunkedArray, ranks: Ranks, *, last: bool) -> Indices:
     return chosen[by_key.to_numpy(zero_copy_only=False)]
 
 
-def keys_ascending(keys: pa.ChunkedArray) -> bool:
-    """Whether the keys are strictly ascending: one row each, in the order of an answer."""
-    flat = keys.combine_chunks()
-    return len(flat) < 2 or bool(pc.all(pc.less(flat.slice(0, len(flat) - 1), flat.slice(1))).as_py())
-
-
 def best_per_probe(
     probe: Indices, probe_times: npt.NDArray[np.int64], ranks: Ranks, direction: str, count: int
 ) -> Indices:
