@@ -28,7 +28,7 @@ class Session(Verbs):
     """Queries over open streams: `with connection.session() as s: s.last_by("trades", ["BTCUSDT"])`.
 
     Flight gives a stream one probe schema and one answer schema, so a session keeps a stream per shape of query (verb,
-    tables, columns, probe schema) and opens it with the first query of that shape. A query that fails leaves the
+    tables, columns, aggregates, probe schema) and opens it with the first query of that shape. A query that fails leaves the
     session open. Streams that broke are opened again by the next query; the failed one raises Unavailable and is not
     repeated. Safe for several threads, which take turns.
     """
@@ -177,5 +177,5 @@ def _shape(query: dict[str, Any], probes: pa.RecordBatch | None) -> str:
 
 
 def _columns(body: dict[str, Any]) -> dict[str, Any]:
-    kept = ("table", "columns", "left", "right", "probe")
+    kept = ("table", "columns", "left", "right", "probe", "aggs")
     return {name: _columns(part) if isinstance(part, dict) else part for name, part in body.items() if name in kept}
