@@ -64,6 +64,68 @@ class Asof:
     allow_exact: bool = True
 
 
+WINDOW_FNS = ("count", "sum", "avg", "min", "max", "first", "last", "stddev", "vwap", "ema")
+BARS_FNS = (*WINDOW_FNS, "open", "high", "low", "close")
+"""Those of windows, and first, max, min, last under the names of bars."""
+
+
+@dataclass(frozen=True, slots=True)
+class Agg:
+    """One aggregate of a window or a bar: `fn` over the column `value`; the answer's column is `name`.
+
+    `value` may be absent for count only (then rows are counted); `weight` belongs to vwap, `alpha` (0 < alpha <= 1) to
+    ema. Without a `name` it is "<fn>_<value>", "count" where there is no value. Raises InvalidArgument.
+    """
+
+    fn: str
+    value: str | None = None
+    weight: str | None = None
+    alpha: float | None = None
+    name: str = ""
+
+    def __post_init__(self) -> None:
+        _check_agg(self.fn in BARS_FNS, "fn", self.fn, f"one of {', '.join(BARS_FNS)}")
+        value = _is_name(self.value) or (self.fn == "count" and self.value is None)
+        _check_agg(value, "value", self.value, f"a column's name for {self.fn}")
+        weight = _is_name(self.weight) if self.fn == "vwap" else self.weight is None
+        _check_agg(weight, "weight", self.weight, "a column's name for vwap, and absent for all others")
+        alpha = _is_share(self.alpha) if self.fn == "ema" else self.alpha is None
+        _check_agg(alpha, "alpha", self.alpha, "above 0 and at most 1 for ema, and absent for all others")
+        _check_agg(isinstance(self.name, str), "as", self.name, "the name of the answer's column")
+        if not self.name:
+            object.__setattr__(self, "name", self.fn if self.value is None else f"{self.fn}_{self.value}")
+
+    def to_json(self) -> dict[str, Any]:
+        """As a query writes it: fn, value, weight, alpha, as."""
+        out: dict[str, Any] = {"fn": self.fn, "value": self.value, "weight": self.weight, "alpha": self.alpha}
+        return {name: value for name, value in out.items() if value is not None} | {"as": self.name}
+
+
+def agg_from_json(wire: dict[str, Any]) -> Agg:
+    """The inverse of `Agg.to_json`; `as` may be absent. Raises InvalidArgument for an unknown field or a wrong value."""
+    fields = dict(wire)
+    name = fields.pop("as", None) or ""
+    unknown = fields.keys() - {"fn", "value", "weight", "alpha"}
+    if unknown or "fn" not in fields:
+        raise InvalidArgument(
+            f"The aggregate {json.dumps(wire)[:80]} cannot be read. Its fields are fn, value, weight, alpha and as; fn is needed."
+        )
+    return Agg(**fields, name=name)
+
+
+def _is_name(value: object) -> bool:
+    return isinstance(value, str) and value != ""
+
+
+def _is_share(value: object) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and 0 < value <= 1
+
+
+def _check_agg(right: bool, field: str, value: object, rule: str) -> None:
+    if not right:
+        raise InvalidArgument(f"`{field}` of an aggregate is {value!r}, but must be {rule}.")
+
+
 @dataclass(frozen=True, slots=True)
 class Sql:
     """A SELECT in the ClickHouse dialect."""
