@@ -47,15 +47,18 @@ class Session(Verbs):
     def query(self, query: dict[str, Any], probes: pa.RecordBatch | None = None) -> Answer:
         """Any JSON query of the public surface; `probes` are the rows of `left: {"probe": true}`."""
         with query_span(query, self._wire.uri):
-            return self._query(query, probes)
+            return self.ask(query, probes)
 
-    def _query(self, query: dict[str, Any], probes: pa.RecordBatch | None) -> Answer:
+    def ask(
+        self, query: dict[str, Any], probes: pa.RecordBatch | None = None, *, timeout_s: float | None = None
+    ) -> Answer:
+        """`query` without a span, for callers that trace by themselves; `timeout_s` instead of the session's."""
         shape = _shape(query, probes)
         with self._lock:
             if self._closing.is_set():
                 raise Unavailable("The session is closed. Open another one.", unreachable=self._wire.uri)
             stream = self._stream(shape)
-            self._busy = stream, time.monotonic() + self._timeout_s
+            self._busy = stream, time.monotonic() + (timeout_s or self._timeout_s)
             try:
                 return stream.ask(query, probes)
             except _Broken as broken:
@@ -87,7 +90,7 @@ class Session(Verbs):
                 error.details[UNREACHABLE] = self._wire.uri
             return error
         return DeadlineExceeded(
-            f"{self._wire.uri} did not answer a session's query within {self._timeout_s} s. Raise timeout_s, or ask for less."
+            f"{self._wire.uri} did not answer a session's query in time. Raise timeout_s, or ask for less."
         )
 
     def _watch(self) -> None:
@@ -177,5 +180,5 @@ def _shape(query: dict[str, Any], probes: pa.RecordBatch | None) -> str:
 
 
 def _columns(body: dict[str, Any]) -> dict[str, Any]:
-    kept = ("table", "columns", "left", "right", "probe", "aggs")
+    kept = ("table", "columns", "left", "right", "probe", "aggs", "shard", "op")
     return {name: _columns(part) if isinstance(part, dict) else part for name, part in body.items() if name in kept}
