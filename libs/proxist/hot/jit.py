@@ -31,13 +31,15 @@ from numba.extending import intrinsic
 _config: Any = numba.config
 JIT = not _config.DISABLE_JIT
 
-i64 = types.int64
+i64, f64 = types.int64, types.float64
 u8r = types.Array(types.uint8, 1, "C", readonly=True)
 i32r = types.Array(types.int32, 1, "C", readonly=True)
 i64r = types.Array(types.int64, 1, "C", readonly=True)
 u8w = types.Array(types.uint8, 1, "C")
 i32w = types.Array(types.int32, 1, "C")
 i64w = types.Array(types.int64, 1, "C")
+f64r = types.Array(types.float64, 1, "C", readonly=True)
+f64w = types.Array(types.float64, 1, "C")
 u16r = types.Array(types.uint16, 1, "C", readonly=True)
 u16w = types.Array(types.uint16, 1, "C")
 

@@ -14,9 +14,22 @@ from proxist.hot.arena import Views
 from proxist.hot.kernels import read as reading
 from proxist.hot.keys import KeyIndex
 from proxist.hot.layout import Layout
-from proxist.hot.ops import ColdNeed, HotAsof, HotFirstBy, HotLastBy, HotOp, HotPart, HotScan, Probes
+from proxist.hot.ops import (
+    ColdNeed,
+    HotAsof,
+    HotBars,
+    HotFirstBy,
+    HotLastBy,
+    HotOp,
+    HotPart,
+    HotScan,
+    HotWindow,
+    Probes,
+)
 from proxist.hot.outgoing import GatherPlan, output_names
 from proxist.hot.sorting import in_order
+from proxist.hot.window_reads import KeyRows, WindowReads
+from proxist.hot.windows import bars_rows, bars_schema, input_columns, window_rows, window_schema
 from proxist.model.ids import Epoch, Offset
 
 Ints = npt.NDArray[np.int64]
@@ -47,10 +60,12 @@ class Operators:
         self.keys = KeyIndex(layout, views)
         self._layout, self._views, self._mem, self._keys = layout, views, views.mem, self.keys
         self._L = layout.kernel_layout()
+        self._window_reads = WindowReads(self._mem, self._L)
         self._epoch = Epoch(int(views.mem[w.H_EPOCH]))
         self._plans: dict[tuple[tuple[str, ...] | None, bool], GatherPlan] = {}
         self._by_type: dict[type, Callable[..., HotPart | None]] = {
             HotScan: self._scan, HotLastBy: self._by_key, HotFirstBy: self._by_key, HotAsof: self._asof,
+            HotWindow: self._windows, HotBars: self._windows,
         }  # fmt: skip
 
     def attempt(self, op: HotOp, probes: Probes | None) -> HotPart | None:
@@ -155,3 +170,24 @@ class Operators:
         cold = np.empty(len(codes), np.int64)
         count = int(reading.cold_for_range(self._mem, self._L, codes, start, cold))
         return None if count < 0 else self._cold_keys(cut, cold[:count], len(codes))
+
+    def _windows(self, op: HotWindow | HotBars, cut: _Cut, _probes: Probes | None) -> HotPart | None:
+        spec = self._layout.spec
+        schema = window_schema(spec, op) if isinstance(op, HotWindow) else bars_schema(spec, op)
+        if not cut.complete:
+            return self._part(schema.empty_table().to_batches()[0], cut, ColdNeed(None))
+        codes = self._keys.sorted()[0] if op.keys is None else self._keys.codes(op.keys)
+        found = self._window_reads.find(op, codes, cut.seam, cut.end)
+        rows = None if found is None else self._rows_of(found, input_columns(op.aggs))
+        if found is None or rows is None or int(self._mem[w.H_FLOOR]) > cut.seam:
+            return None  # before anything is computed: an error must not come of a torn copy
+        if isinstance(op, HotWindow):
+            answer = window_rows(rows, spec, op, found.groups)
+        else:
+            answer = bars_rows(rows, spec, op, found.groups)
+        return self._part(answer, cut, self._cold_keys(cut, found.cold, len(codes)))
+
+    def _rows_of(self, found: KeyRows, columns: tuple[str, ...]) -> pa.RecordBatch | None:
+        one = len(found.codes) == 1
+        keys = pa.repeat(self._keys.names(found.codes)[0], len(found.slots)) if one else None
+        return self._plan(columns, unmatched=False).gather(found.slots, keys)
