@@ -177,5 +177,5 @@ def _shape(query: dict[str, Any], probes: pa.RecordBatch | None) -> str:
 
 
 def _columns(body: dict[str, Any]) -> dict[str, Any]:
-    kept = ("table", "columns", "left", "right", "probe", "aggs")
+    kept = ("table", "columns", "left", "right", "probe", "aggs", "fill")
     return {name: _columns(part) if isinstance(part, dict) else part for name, part in body.items() if name in kept}
