@@ -12,6 +12,7 @@ from proxist.errors import InvalidArgument
 from proxist.hot import words as w
 from proxist.hot.arena import Views
 from proxist.hot.kernels import read as reading
+from proxist.hot.kernels_descend import PLACES
 from proxist.hot.keys import KeyIndex
 from proxist.hot.layout import Layout
 from proxist.hot.ops import (
@@ -127,7 +128,7 @@ class Operators:
         found = reading.asof(
             self._mem, self._L, codes, times, _DIRECTIONS[op.direction], int(op.allow_exact),
             -1 if op.tolerance_ns is None else op.tolerance_ns, cut.seam, cut.end, cut.complete,
-            slots, versions, cold, stats,
+            slots, versions, cold, stats, np.empty(PLACES, np.int64),
         )  # fmt: skip
         if found < 0:
             return None
