@@ -139,10 +139,13 @@ class _Values:
 
 
 class Aggregator:
-    """Computes aggregates of one batch of rows over one set of spans; what aggregates share is computed once."""
+    """Computes aggregates over one set of spans of rows; what aggregates share is computed once.
 
-    def __init__(self, rows: pa.RecordBatch, spec: TableSpec, spans: Spans) -> None:
-        self._rows, self._spec, self._spans = rows, spec, spans
+    `column_of` gives the rows' columns by name.
+    """
+
+    def __init__(self, column_of: Callable[[str], pa.Array], spans: Spans) -> None:
+        self._column_of, self._spans = column_of, spans
         self._columns: dict[str, _Values] = {}
         self._found: dict[str, tuple[Ints, Ints, Ints]] = {}
         self._sums: dict[str, tuple[Floats, Ints]] = {}
@@ -158,7 +161,7 @@ class Aggregator:
     def _values(self, name: str | None) -> _Values:
         assert name is not None
         if name not in self._columns:
-            self._columns[name] = _Values(self._rows.column(name))
+            self._columns[name] = _Values(self._column_of(name))
         return self._columns[name]
 
     def _present(self, name: str) -> tuple[Ints, Ints, Ints]:

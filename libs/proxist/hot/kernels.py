@@ -21,6 +21,9 @@ with compiling():
         kernels_read as read,
     )
     from proxist.hot import (
+        kernels_scaled as scaled,
+    )
+    from proxist.hot import (
         kernels_sums as sums,
     )
     from proxist.hot import (
@@ -30,4 +33,4 @@ with compiling():
         kernels_write as write,
     )
 
-__all__ = ["dictionary", "evict", "gather", "lookback", "read", "sums", "window", "write"]
+__all__ = ["dictionary", "evict", "gather", "lookback", "read", "scaled", "sums", "window", "write"]

@@ -159,18 +159,24 @@ def value_of(acc: Array, digits: Array, base: int) -> float:
 
 @kernel(i64(i64r, u8r, i64w))
 def exponents(bits: Array, valid: Array, out: Array) -> int:
-    """out = smallest and largest power of two that is the lowest bit of a non-zero finite double; returns how many are."""
-    low, high, found = 0x7FF, 0, 0
+    """out = smallest and largest power of two that is the lowest bit of a non-zero finite double, how many are not finite.
+
+    Returns how many are finite and not zero; rows that are not valid do not count.
+    """
+    low, high, found, special = 0x7FF, 0, 0, 0
     for i in range(bits.size):
         if valid.size > 0 and valid[i] == 0:
             continue
         e, m = (bits[i] >> 52) & 0x7FF, bits[i] & _FRACTION
-        if e == 0x7FF or (e == 0 and m == 0):
+        if e == 0x7FF:
+            special += 1
+            continue
+        if e == 0 and m == 0:
             continue
         found += 1
         e = max(e, 1)
         low, high = min(low, e), max(high, e)
-    out[0], out[1] = low - 1075, high - 1075
+    out[0], out[1], out[2] = low - 1075, high - 1075, special
     return found
 
 
