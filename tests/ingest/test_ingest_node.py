@@ -44,7 +44,7 @@ from proxist.model.table import Table
 from proxist.model.token import parse_token
 from proxist.pb import ingest_pb2 as pb
 from proxist.pb import ingest_pb2_grpc as pb_grpc
-from proxist.rpc.attach import request_fd
+from proxist.rpc.attached import request_fd
 from proxist.rpc.flight_client import FlightPeer, PutStream
 from proxist.rpc.grpc_client import connect
 from proxist.testing.etcd import LocalEtcd

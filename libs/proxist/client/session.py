@@ -180,5 +180,5 @@ def _shape(query: dict[str, Any], probes: pa.RecordBatch | None) -> str:
 
 
 def _columns(body: dict[str, Any]) -> dict[str, Any]:
-    kept = ("table", "columns", "left", "right", "probe", "aggs", "shard", "op")
+    kept = ("table", "columns", "left", "right", "probe", "aggs", "fill", "shard", "op")
     return {name: _columns(part) if isinstance(part, dict) else part for name, part in body.items() if name in kept}

@@ -123,8 +123,8 @@ class HotWindow:
             _check(agg.fn in WINDOW_FNS, "aggs", agg.fn, f"one of {', '.join(WINDOW_FNS)}")
         one = (self.range_ns is None) != (self.rows is None)
         _check(one, "range_ns", self.range_ns, "present where `rows` is absent, and absent where it is present")
-        _check(self.range_ns is None or self.range_ns >= 1, "range_ns", self.range_ns, "at least 1")
-        _check(self.rows is None or self.rows >= 1, "rows", self.rows, "at least 1")
+        _check_step("range_ns", self.range_ns)
+        _check_step("rows", self.rows)
 
     def to_json(self) -> dict[str, Any]:
         return _to_json("window", self)
@@ -147,7 +147,7 @@ class HotBars:
 
     def __post_init__(self) -> None:
         _check_aggs(self.aggs)
-        _check(self.every_ns >= 1, "every_ns", self.every_ns, "at least 1")
+        _check_step("every_ns", self.every_ns)
 
     def to_json(self) -> dict[str, Any]:
         return _to_json("bars", self)
@@ -321,6 +321,10 @@ def _check_aggs(aggs: tuple[Agg, ...]) -> None:
     names = [agg.name for agg in aggs]
     _check(len(names) > 0, "aggs", (), "at least one aggregate")
     _check(len(set(names)) == len(names), "aggs", names, 'aggregates of distinct names: name them with "as"')
+
+
+def _check_step(field: str, value: int | None) -> None:
+    _check(value is None or 1 <= value < 2**63, field, value, "at least 1 and below 2^63")
 
 
 def _check(right: bool, field: str, value: object, rule: str) -> None:
