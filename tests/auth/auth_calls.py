@@ -86,10 +86,10 @@ class Doors:
                 finally:
                     stream.close()
 
-            def exchange(command: dict[str, Any]) -> Any:
-                opened = peer.do_exchange(command, timeout_s=TIMEOUT_S)
+            def session(query: dict[str, Any]) -> Any:
+                opened = peer.do_exchange({"session": True}, timeout_s=TIMEOUT_S)
                 try:
-                    opened.write({"id": 1, **scan})
+                    opened.write({"id": 1, **query})
                     opened.done_writing()
                     answer = opened.read()
                     error = json.loads(answer.metadata or b"{}").get("error")
@@ -110,13 +110,12 @@ class Doors:
                 "GetSchema": raw(lambda: peer._client.get_schema(descriptor, options())),
                 "DoGet": lambda: peer.do_get(scan, timeout_s=TIMEOUT_S).table.num_rows,
                 "DoPut": put,
-                "DoExchange": lambda: exchange({"session": True}),
+                "DoExchange": lambda: session(scan),
                 "ListActions": raw(lambda: list(peer._client.list_actions(options()))),
-                "DoGet:hot": lambda: peer.do_get(hot, timeout_s=TIMEOUT_S),
                 "DoGet:follow": lambda: next(
                     iter(peer.stream({"follow": {"shard": self._shard, "from": 10**9}}, timeout_s=TIMEOUT_S))
                 ),
-                "DoExchange:hot": lambda: exchange(hot),
+                "DoExchange:hot": lambda: session(hot),
             }
             for name, call in calls.items():
                 yield f"flight/{name}", outcome(call)

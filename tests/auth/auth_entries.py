@@ -52,9 +52,11 @@ def ticket_kinds() -> set[str]:
     from pathlib import Path
 
     import proxist_ingest.doors
+    import proxist_ingest.reads
     import proxist_query.doors
 
-    sources = [Path(str(module.__file__)).read_text() for module in (proxist_ingest.doors, proxist_query.doors)]
+    modules = (proxist_ingest.doors, proxist_ingest.reads, proxist_query.doors)
+    sources = [Path(str(module.__file__)).read_text() for module in modules]
     return {kind for source in sources for kind in re.findall(r'\.at\("flight/(\w+:\w+)"\)', source)}
 
 

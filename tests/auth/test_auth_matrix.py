@@ -31,7 +31,6 @@ WHO_MAY = {
     "flight/GetFlightInfo": READ,
     "flight/GetSchema": READ,
     "flight/DoGet": READ,
-    "flight/DoGet:hot": INTERNAL,
     "flight/DoGet:follow": INTERNAL,
     "flight/DoPut": WRITE,
     "flight/DoExchange": READ,
@@ -126,7 +125,7 @@ def walk(guarded: Guarded, who: str, tenant: str, table: str) -> dict[str, list[
 
 
 # At a query node these are public queries, or nothing: the internal kinds are the owners'.
-ONLY_AT_OWNERS = ("flight/DoGet:hot", "flight/DoGet:follow", "flight/DoExchange:hot")
+ONLY_AT_OWNERS = ("flight/DoGet:follow", "flight/DoExchange:hot")
 # A query node answers them with the owner's address, an owner without the query node's schema.
 ASKED_FOR_ITSELF = ("flight/GetFlightInfo", "flight/GetSchema")
 

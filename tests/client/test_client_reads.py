@@ -25,6 +25,10 @@ def test_verbs_become_the_public_json_with_exact_times(one_owner: FakeCluster) -
         trades.first_by("A")
         trades.scan(start=NS, stop=NS + 1, limit=3, as_of="px1.y")
         trades.asof("quotes", ["price"], direction="nearest", tolerance="1ms", allow_exact=False, start=1)
+        average = {"fn": "avg", "value": "price", "as": "mean"}
+        trades.window("A", average, range=pd.Timedelta("5m"), start=NS, stop=NS + 1, as_of="px1.y")
+        trades.window(aggs=[average, {"fn": "count"}], rows=100)
+        trades.bars(["A"], [{"fn": "open", "value": "price"}], every="1s", fill="prev")
         connection.sql("SELECT 1", on_stale="hot", completeness="best_effort")
     assert node.queries == [
         {
@@ -41,6 +45,27 @@ def test_verbs_become_the_public_json_with_exact_times(one_owner: FakeCluster) -
                 "direction": "nearest",
                 "allow_exact": False,
                 "tolerance": 1_000_000,
+            }
+        },
+        {
+            "window": {
+                "table": "trades",
+                "keys": ["A"],
+                "aggs": [average],
+                "range": 300 * 10**9,
+                "from": NS,
+                "to": NS + 1,
+            },
+            "as_of": "px1.y",
+        },
+        {"window": {"table": "trades", "aggs": [average, {"fn": "count"}], "rows": 100}},
+        {
+            "bars": {
+                "table": "trades",
+                "keys": ["A"],
+                "aggs": [{"fn": "open", "value": "price"}],
+                "every": 10**9,
+                "fill": "prev",
             }
         },
         {"sql": "SELECT 1", "freshness": {"on_stale": "hot"}, "completeness": "best_effort"},
@@ -91,6 +116,23 @@ def test_a_session_asks_many_queries_over_one_stream_per_shape(one_owner: FakeCl
         assert answer.column_names == ["price"]
         assert answer.token == "px1.AAAAAA"
     assert node.calls["session"] == 2
+
+
+def test_aggregates_belong_to_the_shape_of_a_stream(one_owner: FakeCluster) -> None:
+    node = one_owner.nodes["query-0"]
+    node.answer = lambda query, _: rows(2).rename_columns(["symbol", "ts", "trade_id", query["bars"]["aggs"][0]["fn"]])
+    with proxist.connect(node.uri) as connection, connection.session() as session:
+        for fn in ("open", "close", "open"):
+            answer = session.bars("trades", "A", {"fn": fn, "value": "price"}, every="1s")
+            assert answer.column_names[-1] == fn
+    assert node.calls["session"] == 2
+
+
+def test_aggregates_that_are_none_are_refused_before_anything_is_sent(one_owner: FakeCluster) -> None:
+    node = one_owner.nodes["query-0"]
+    with proxist.connect(node.uri) as connection, pytest.raises(InvalidArgument, match="`aggs` is 'avg'"):
+        connection.window("trades", None, "avg", rows=3)
+    assert node.queries == []
 
 
 def test_a_large_answer_comes_through_a_session_whole(one_owner: FakeCluster) -> None:

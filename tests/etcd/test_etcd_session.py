@@ -13,7 +13,8 @@ from collections.abc import Iterator
 
 import pytest
 
-from proxist.etcd import Catalog, EtcdClient, KeptLease, NodeRecord, NodeSession, layout, this_host_id
+from proxist.etcd import Catalog, EtcdClient, KeptLease, NodeRecord, NodeSession, layout
+from proxist.hot.host import this_host_id
 
 DEADLINE_S = 30.0
 

@@ -17,6 +17,7 @@ from proxist.errors import Unavailable
 from proxist.hot import words as w
 from proxist.hot.arena import map_readonly
 from proxist.hot.kernels import read as kernels
+from proxist.hot.kernels_descend import PLACES
 from proxist.hot.operators import Operators
 from proxist.hot.ops import HotAsof, HotFirstBy, HotLastBy, HotScan, Probes
 from proxist.hot.writer import HotSet
@@ -50,7 +51,7 @@ def visited(hot: HotSet, time: int, direction: int = kernels.BACKWARD, end: int 
     marks = hot.marks()
     kernels.asof(
         operators.mem, operators._L, codes, times, direction, 1, -1, marks.floor,
-        marks.end if end is None else end, 1, slots, versions, cold, stats,
+        marks.end if end is None else end, 1, slots, versions, cold, stats, np.zeros(PLACES, np.int64),
     )  # fmt: skip
     return int(stats[1])
 

@@ -150,12 +150,13 @@ class Owner:
 
     # ---- writing and reading ---------------------------------------------------------------------------------------
 
-    def send(self, batch: pa.RecordBatch, level: str | None = None, **more: Any) -> Answered:
-        """Queue a batch; raises what the queue raises."""
+    def send(self, batch: pa.RecordBatch, level: str | None = None, *, alone: bool = False, **more: Any) -> Answered:
+        """Queue a batch, or commit it here where it is alone; raises what the queue raises."""
         answered = Answered()
         rows = normalise(batch, self.table.spec)
         self.shard.write(
-            make_part(rows, level or self.table.spec.durability, answered.done, climbed=answered.climbed, **more)
+            make_part(rows, level or self.table.spec.durability, answered.done, climbed=answered.climbed, **more),
+            alone=alone,
         )
         return answered
 

@@ -18,6 +18,8 @@ import pytest
 from ingest_nodes import WAIT_S, Node, Process, create_table, put, wait_owned
 from ingest_rows import DAY_NS, TRADES, rows
 
+from proxist.client.session import Session
+from proxist.client.wire import Wire
 from proxist.errors import (
     DirectoryLocked,
     InvalidArgument,
@@ -35,14 +37,14 @@ from proxist.errors import (
 )
 from proxist.etcd import Catalog, EtcdClient
 from proxist.etcd.shards import change_table
-from proxist.hot.ops import HotAsof, HotLastBy, HotScan, Probes, part_from_head
+from proxist.hot.ops import HotAsof, HotLastBy, HotOp, HotPart, HotScan, Probes, part_from_head
 from proxist.hot.reader import HotReader
 from proxist.model.ids import Offset
 from proxist.model.table import Table
 from proxist.model.token import parse_token
 from proxist.pb import ingest_pb2 as pb
 from proxist.pb import ingest_pb2_grpc as pb_grpc
-from proxist.rpc.attach import request_fd
+from proxist.rpc.attached import request_fd
 from proxist.rpc.flight_client import FlightPeer, PutStream
 from proxist.rpc.grpc_client import connect
 from proxist.testing.etcd import LocalEtcd
@@ -338,29 +340,34 @@ def test_a_partial_failure_names_the_shards_and_a_repeat_completes_it(
 # ---- reads -----------------------------------------------------------------------------------------------------------
 
 
-def hot_part(answer: Any) -> Any:
-    return part_from_head(json.loads(answer.metadata[b"proxist.hot"]), answer.table.combine_chunks().to_batches()[0])
+def hot_part(session: Session, shard: int, op: HotOp, probes: Probes | None = None, **more: int) -> HotPart:
+    answer = session.ask(
+        {"hot": {"shard": shard, "op": op.to_json(), **more}}, None if probes is None else probes.to_batch()
+    )
+    return part_from_head(answer.receipt, answer.to_arrow().combine_chunks().to_batches()[0])
 
 
-def test_hot_reads_travel_with_their_marks(node: Node) -> None:
+@pytest.fixture
+def session(node: Node) -> Iterator[Session]:
+    with Wire(node.peer.uri) as wire, Session(wire, timeout_s=WAIT_S) as opened:
+        yield opened
+
+
+def test_hot_reads_travel_with_their_marks(node: Node, session: Session) -> None:
     put(node.peer, rows(30))
-    ticket = {"hot": {"shard": 1, "op": HotLastBy(("S1",)).to_json(), "min_end": 30, "wait_ms": 1000}}
-    part = hot_part(node.peer.do_get(ticket, timeout_s=WAIT_S))
+    part = hot_part(session, 1, HotLastBy(("S1",)), min_end=30, wait_ms=1000)
     assert (part.end, part.epoch, bool(part.cold)) == (30, 1, False)
     assert part.rows["trade_id"].to_pylist() == [28]
     with pytest.raises(NotFound):
-        node.peer.do_get({"hot": {"shard": 99, "op": HotLastBy().to_json()}}, timeout_s=WAIT_S)
+        hot_part(session, 99, HotLastBy())
+    assert hot_part(session, 1, HotLastBy(("S1",))).end == 30, "a failed read ended the session"
 
 
-def test_a_hot_asof_travels_by_exchange(node: Node) -> None:
+def test_a_hot_asof_travels_on_a_session(node: Node, session: Session) -> None:
     put(node.peer, rows(30))
     probes = Probes(pa.array(["S0", "S1", "nosuch"]), np.array([DAY_NS + 5000] * 3))
-    exchange = node.peer.do_exchange({"hot": {"shard": 1, "op": HotAsof(("trade_id",)).to_json()}}, timeout_s=WAIT_S)
-    exchange.write(batch=probes.to_batch())
-    exchange.done_writing()
-    assert exchange.read().batch["trade_id"].to_pylist() == [3, 4, None]
-    assert b"proxist.hot" in exchange.schema().metadata
-    exchange.close()
+    part = hot_part(session, 1, HotAsof(("trade_id",)), probes)
+    assert part.rows["trade_id"].to_pylist() == [3, 4, None]
 
 
 def test_a_session_answers_many_queries_and_survives_a_wrong_one(node: Node) -> None:

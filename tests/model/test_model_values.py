@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from proxist.errors import InvalidArgument, UnsupportedType, error_classes, from_json
 from proxist.model.ids import Epoch, Offset, ShardId, epoch_of_log, log_id, shard_of_log
-from proxist.model.query import Asof, LastBy, Scan, parse_query
+from proxist.model.query import Agg, Asof, Bars, LastBy, Scan, Window, parse_query
 from proxist.model.table import key_slot, parse_spec
 from proxist.model.token import Mark, Token, parse_token
 from proxist.model.types import accepts, parse_type
@@ -157,6 +157,10 @@ def test_a_query_is_read_with_its_defaults() -> None:
     left = parse_query({"asof": {"left": {"table": "trades", "from": 5}, "right": {"table": "quotes"}}}).verb
     assert isinstance(left, Asof)
     assert left.left == Scan("trades", from_ns=5)  # type: ignore[arg-type]
+    window = parse_query({"window": {"table": "t", "aggs": [{"fn": "avg", "value": "price"}], "range": "5m"}}).verb
+    assert window == Window("t", (Agg("avg", "price", name="avg_price"),), range_ns=300 * 10**9)
+    bars = parse_query({"bars": {"table": "t", "aggs": [{"fn": "count", "as": "n"}], "every": "1s"}}).verb
+    assert bars == Bars("t", (Agg("count", name="n"),), 10**9, fill="none")
 
 
 @pytest.mark.parametrize(
@@ -169,6 +173,25 @@ def test_a_query_is_read_with_its_defaults() -> None:
         ({"asof": {"left": {"probe": True}, "right": {"table": "t"}, "direction": "sideways"}}, "sideways"),
         ({"sql": "SELECT 1", "hot_path": "warp"}, "warp"),
         ({"sql": "SELECT 1", "as_of": "x"}, "token"),
+        ({"window": {"table": "t", "aggs": [{"fn": "count"}]}}, "neither `range` nor `rows`"),
+        ({"window": {"table": "t", "aggs": [{"fn": "count"}], "rows": 1, "range": "1s"}}, "both `range` and `rows`"),
+        ({"window": {"table": "t", "aggs": [{"fn": "count"}], "rows": 0}}, "`rows` of window is 0.*from 1"),
+        ({"window": {"table": "t", "aggs": [{"fn": "count"}], "range": 0}}, "`range` of window is 0.*from 1 ns"),
+        ({"window": {"table": "t", "aggs": [{"fn": "open", "value": "p"}], "rows": 1}}, "`fn`.*window.*one of count"),
+        ({"window": {"table": "t", "rows": 1}}, "`aggs` of window is null"),
+        ({"window": {"table": "t", "aggs": [], "rows": 1}}, "`aggs` of window is .* at least one"),
+        ({"window": {"table": "t", "aggs": [{"fn": "avg"}], "rows": 1}}, "`value` .*avg"),
+        ({"window": {"table": "t", "aggs": [{"fn": "vwap", "value": "p"}], "rows": 1}}, "`weight` .*vwap"),
+        ({"window": {"table": "t", "aggs": [{"fn": "sum", "value": "p", "weight": "s"}], "rows": 1}}, "`weight`"),
+        ({"window": {"table": "t", "aggs": [{"fn": "ema", "value": "p"}], "rows": 1}}, "`alpha`"),
+        ({"window": {"table": "t", "aggs": [{"fn": "ema", "value": "p", "alpha": 2}], "rows": 1}}, "`alpha` .* 2"),
+        ({"window": {"table": "t", "aggs": [{"fn": "count"}, {"fn": "count"}], "rows": 1}}, "'count'.*\"as\""),
+        ({"window": {"table": "t", "aggs": [{"fn": "count"}, {"fn": "x"}], "rows": 1}}, r"aggs\[1\].* is \"x\""),
+        ({"window": {"table": "t", "aggs": [{"fn": "count", "of": 1}], "rows": 1}}, "'of'"),
+        ({"bars": {"table": "t", "aggs": [{"fn": "count"}]}}, "`every` of bars is null"),
+        ({"bars": {"table": "t", "aggs": [{"fn": "count"}], "every": "0s"}}, "`every`.*1 ns"),
+        ({"bars": {"table": "t", "aggs": [{"fn": "count"}], "every": "1s", "fill": "zero"}}, "none, null, prev"),
+        ({"bars": {"table": "t", "aggs": [{"fn": "count"}], "every": "1s", "rows": 5}}, "'rows'"),
     ],
 )
 def test_a_wrong_query_is_refused_by_name(query: dict[str, object], names: str) -> None:

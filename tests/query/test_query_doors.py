@@ -110,6 +110,36 @@ def test_every_way_to_the_owner_gives_the_same(client: fl.FlightClient, hot_path
     assert found["id_right"].to_pylist() == [None, 2**60, 2**60 + 2]
 
 
+WINDOW = {
+    "table": "doors",
+    "keys": ["A"],
+    "from": T0 + 4,
+    "to": T0 + 8,
+    "aggs": [{"fn": "sum", "value": "price", "as": "s"}, {"fn": "count"}],
+}
+
+
+@pytest.mark.parametrize("hot_path", ["auto", "attach", "flight"])
+def test_windows_and_bars_on_every_way_to_the_owner(client: fl.FlightClient, hot_path: str) -> None:
+    found = get(client, {"window": {**WINDOW, "rows": 2}, "hot_path": hot_path})
+    assert found.column_names == ["symbol", "ts", "id", "s", "count"]
+    assert found["s"].to_pylist() == [1.0 + 2.0, 2.0 + 3.0]
+    assert get(client, {"window": {**WINDOW, "range": 2}, "hot_path": hot_path})["s"].to_pylist() == [2.0, 3.0]
+    bars = get(client, {"bars": {**WINDOW, "from": T0, "keys": None, "every": 4}, "hot_path": hot_path})
+    assert bars.column_names == ["symbol", "ts", "s", "count"]
+    starts = [ns - T0 for ns in bars["ts"].cast(pa.int64()).to_pylist()]
+    found = list(zip(starts, *(bars[name].to_pylist() for name in ("symbol", "s", "count")), strict=True))
+    assert found == [(0, "A", 0.0 + 1.0, 2), (0, "B", 0.5 + 1.5, 2), (4, "A", 2.0 + 3.0, 2), (4, "B", 2.5 + 3.5, 2)]
+
+
+def test_an_owner_answers_windows_and_bars_of_its_shards(cluster: LocalCluster, client: fl.FlightClient) -> None:
+    with fl.connect(cluster.endpoints["ingest"][0]["flight"]) as owner:
+        for query in ({"window": {**WINDOW, "rows": 2}}, {"bars": {**WINDOW, "every": 3}}):
+            mine, theirs = get(owner, query), get(client, query)
+            assert mine.num_rows > 0
+            assert mine.replace_schema_metadata(None).equals(theirs.replace_schema_metadata(None))
+
+
 def test_a_read_with_an_acks_token_sees_the_row(cluster: LocalCluster, client: fl.FlightClient) -> None:
     # Above every other row of this table, so that the other tests' counts below ROWS stay.
     token = put(cluster.endpoints["ingest"][0]["flight"], rows(10**9, 1).set_column(0, "symbol", pa.array(["Z"])))
@@ -187,6 +217,11 @@ def test_flight_info_has_the_schema_and_the_owner_where_ram_suffices(
     assert [loc.uri.decode() for loc in endpoint.locations] == [cluster.endpoints["ingest"][0]["flight"]]
     with fl.connect(endpoint.locations[0]) as owner:
         assert owner.do_get(endpoint.ticket, DEADLINE).read_all().schema.names == ["symbol", "price"]
+    for query in ({"window": {**WINDOW, "rows": 2}}, {"bars": {**WINDOW, "every": 3, "fill": "prev"}}):
+        info = client.get_flight_info(fl.FlightDescriptor.for_command(json.dumps(query).encode()), DEADLINE)
+        (endpoint,) = info.endpoints
+        assert endpoint.locations
+        assert get(client, query).schema.remove_metadata().equals(info.schema)
     sql = json.dumps({"sql": "SELECT symbol, count() AS n FROM doors GROUP BY symbol"}).encode()
     info = client.get_flight_info(fl.FlightDescriptor.for_command(sql), DEADLINE)
     assert info.schema.equals(pa.schema([("symbol", pa.string()), ("n", pa.uint64())]))
@@ -253,6 +288,17 @@ def test_grpc_answers_with_json_rows_and_a_receipt(query: dict[str, str], client
             {"symbol": "A", "ts": "2024-08-09T00:00:00.000000002Z", "id": str(2**60 + 2), "price": 1.0},
         ]
         assert MessageToDict(answers[-1].receipt)["mode"] == "hot"
+        times = {"from": "2024-08-09T00:00:00.000000004Z", "to": "2024-08-09T00:00:00.000000008Z"}
+        window = {**WINDOW, **times, "range": "0.000000003s"}
+        answers = list(stub.Query(ParseDict({"window": window}, pb.Query()), timeout=30))
+        assert [MessageToDict(row)["s"] for answer in answers for row in answer.rows] == [1.0 + 2.0, 2.0 + 3.0]
+        bars = {**WINDOW, **times, "every": "1s", "fill": "prev"}
+        answers = list(stub.Query(ParseDict({"bars": bars}, pb.Query()), timeout=30))
+        found = [MessageToDict(row) for answer in answers for row in answer.rows]
+        assert found == [{"symbol": "A", "ts": "2024-08-09T00:00:00Z", "s": 2.0 + 3.0, "count": 2.0}]
+        with pytest.raises(grpc.RpcError) as raised:
+            list(stub.Query(ParseDict({"bars": {"table": "doors", "every": "1s"}}, pb.Query()), timeout=30))
+        assert raised.value.code() is grpc.StatusCode.INVALID_ARGUMENT
         with pytest.raises(grpc.RpcError) as raised:
             list(stub.Query(pb.Query(sql="SELECT * FROM nosuch"), timeout=30))
         assert raised.value.code() is grpc.StatusCode.NOT_FOUND

@@ -8,7 +8,7 @@ import pytest
 
 from proxist.config import ServiceConfig, load
 from proxist.errors import ConfigError
-from proxist.etcd import this_host_id
+from proxist.hot.host import this_host_id
 
 ENDPOINTS = {
     "flight": "grpc://0.0.0.0:8815",

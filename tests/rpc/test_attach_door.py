@@ -13,7 +13,8 @@ import pytest
 
 from proxist import errors
 from proxist.rpc import attach
-from proxist.rpc.attach import AttachDoor, request_fd
+from proxist.rpc.attach import AttachDoor
+from proxist.rpc.attached import request_fd
 
 T = 10.0
 

@@ -6,13 +6,26 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Any
 
+import naive_windows
 import numpy as np
 import pyarrow as pa
 
 from proxist.errors import NotFound, Unavailable
-from proxist.hot.ops import ColdNeed, HotAsof, HotFirstBy, HotLastBy, HotOp, HotPart, HotScan, Probes
+from proxist.hot.ops import (
+    ColdNeed,
+    HotAsof,
+    HotBars,
+    HotFirstBy,
+    HotLastBy,
+    HotOp,
+    HotPart,
+    HotScan,
+    HotWindow,
+    Probes,
+)
 from proxist.model.ids import Epoch, Offset, ShardId, TableId, log_id
-from proxist.model.table import Table, parse_spec
+from proxist.model.query import Agg
+from proxist.model.table import Table, TableSpec, parse_spec
 from proxist.seam.cuts import Chain, ColdCut, Log
 from proxist.seam.sources import ColdAsof, ColdFirstBy, ColdLastBy, ColdOp, ColdScan
 
@@ -79,6 +92,8 @@ class Tiers:
     hot_reads: int = 0
     precise: bool = True
     """Whether the hot side names the keys that need cold, or says: all."""
+    drift: bool = False
+    """Whether each hot read is followed by an eviction of all that is persisted, and that by more persisting."""
 
     def write(self, symbol: str, ts: int, id_: int, price: int | None) -> Row:
         number = self.table_.shard_ids[self.table_.slot_of(symbol)]
@@ -125,6 +140,12 @@ class Tiers:
             batch = batch_of([found[i] for i in range(len(probes.times_ns))], names, self.table_)
             keys = probes.keys.to_pylist()
             cold = ColdNeed((), np.array([i for i, k in enumerate(keys) if k in evicted], np.int64))
+        elif isinstance(op, HotWindow | HotBars):
+            asked = [r for r in rows if op.keys is None or r.symbol in op.keys]
+            need = tuple(sorted(k for k in evicted if op.keys is None or k in op.keys))
+            cold = ColdNeed(need if self.precise or not need else None)
+            decided = [] if cold.keys is None else [r for r in asked if r.symbol not in need]
+            batch = self.aggregated(decided, op)
         else:
             asked = [r for r in rows if op.keys is None or r.symbol in op.keys]
             found = scanned(asked, op, self.seq) if isinstance(op, HotScan) else by_key(asked, op, self.seq)
@@ -133,7 +154,26 @@ class Tiers:
             need = tuple(sorted(k for k in evicted if op.keys is None or k in op.keys))
             cold = ColdNeed(need if self.precise or not need else None)
         floor, persisted = Offset(state.floor), Offset(state.persisted)
+        if self.drift:
+            self.move(shard, state.persisted, (state.persisted + state.end + 1) // 2)
         return HotPart(batch, state.logs[-1].epoch, Offset(seam), Offset(end), floor, persisted, cold)
+
+    def aggregated(self, rows: list[Row], op: HotWindow | HotBars) -> pa.RecordBatch:
+        spec = self.table_.spec
+        if isinstance(op, HotBars):
+            found = naive_windows.bars(rows, op, lambda r: r.order(self.seq))
+            columns = {"symbol": [key for _, key, _ in found], "ts": [start for start, _, _ in found]}
+        else:
+            ended = naive_windows.windows(rows, op, lambda r: r.order(self.seq))
+            columns = {name: [row.value(name) for row, _ in ended] for name in ("symbol", *spec.order)}
+        values = [one[-1] for one in (found if isinstance(op, HotBars) else ended)]
+        types = {name: spec.column(name).type for name in columns} | {"_offset": pa.uint64()}
+        for at, agg in enumerate(op.aggs):
+            columns[agg.name] = [one[at] for one in values]
+            types[agg.name] = type_of_agg(agg, spec)
+        if isinstance(op, HotWindow):
+            columns["_offset"] = [row.offset for row, _ in ended]
+        return pa.RecordBatch.from_arrays([pa.array(v, types[n]) for n, v in columns.items()], list(columns))
 
     # ColdSource
     def read(self, op: ColdOp) -> pa.Table:
@@ -152,6 +192,9 @@ class Tiers:
             return table.append_column("_probe", pa.array([i for i, _ in hits], pa.int64()))
         asked = [r for r in rows if op.keys is None or r.symbol in op.keys]
         found_rows = scanned(asked, op, self.seq) if isinstance(op, ColdScan) else by_key(asked, op, self.seq)
+        if isinstance(op, ColdScan) and op.before:
+            assert op.from_ns is not None
+            found_rows += last_before(asked, op.from_ns, op.before, self.seq)
         return pa.Table.from_batches([batch_of(found_rows, op.columns, self.table_)])
 
     @property
@@ -168,6 +211,20 @@ def scanned(rows: Iterable[Row], op: HotScan | ColdScan, seq: bool) -> list[Row]
         r for r in rows if (op.from_ns is None or r.ts >= op.from_ns) and (op.to_ns is None or r.ts < op.to_ns)
     ]  # fmt: skip
     return sorted(kept, key=lambda r: r.order(seq))[: op.limit]
+
+
+def last_before(rows: Iterable[Row], time_ns: int, count: int, seq: bool) -> list[Row]:
+    """Of each key the last `count` rows before a time."""
+    earlier = sorted((r for r in rows if r.ts < time_ns), key=lambda r: r.order(seq))
+    return [row for key in {r.symbol for r in earlier} for row in [r for r in earlier if r.symbol == key][-count:]]
+
+
+def type_of_agg(agg: Agg, spec: TableSpec) -> pa.DataType:
+    if agg.fn == "count":
+        return pa.uint64()
+    if agg.fn in ("avg", "stddev", "vwap", "ema"):
+        return pa.float64()
+    return spec.column(str(agg.value)).type
 
 
 def by_key(rows: Iterable[Row], op: HotLastBy | HotFirstBy | ColdLastBy | ColdFirstBy, seq: bool) -> list[Row]:

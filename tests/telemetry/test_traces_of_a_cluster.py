@@ -218,7 +218,7 @@ def test_a_query_over_flight_is_one_trace_down_to_the_owner(
         assert read.attributes["proxist.hot.path"] == "attach"
     else:
         assert collector.wait(lambda spans: len(spans) == 5, WAIT_S, trace_id)
-        asked, answered = [span for span in collector.spans(trace_id) if span.name == f"{FLIGHT}/DoGet"][1:]
+        asked, answered = [span for span in collector.spans(trace_id) if span.name == f"{FLIGHT}/DoExchange"]
         assert (asked.kind, asked.parent_id) == ("client", run.span_id)
         assert (answered.kind, answered.service, answered.parent_id) == ("server", "ingest-0", asked.span_id)
         assert read.parent_id == answered.span_id

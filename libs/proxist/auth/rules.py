@@ -57,7 +57,6 @@ _FLIGHT = {
     "GetFlightInfo": _READ,
     "GetSchema": _READ,
     "DoGet": _READ,
-    "DoGet:hot": _INTERNAL,
     "DoGet:follow": _INTERNAL,
     "DoPut": _WRITE,
     "DoExchange": _READ,

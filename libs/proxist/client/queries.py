@@ -52,6 +52,25 @@ def asof(left: Query, table: str, columns: Any, direction: str, tolerance: Any, 
     }
 
 
+def window(table: str, keys: Any, aggs: Any, start: Any, stop: Any, range_: Any, rows: int | None) -> Query:
+    """The body of window."""
+    range_ns = None if range_ is None else to_duration_ns(range_, "range")
+    return _over(table, keys, aggs, start, stop) | _present(range=range_ns, rows=rows)
+
+
+def bars(table: str, keys: Any, aggs: Any, start: Any, stop: Any, every: Any, fill: str) -> Query:
+    """The body of bars."""
+    return _over(table, keys, aggs, start, stop) | {"every": to_duration_ns(every, "every"), "fill": fill}
+
+
+def _over(table: str, keys: Any, aggs: Any, start: Any, stop: Any) -> Query:
+    """What window and bars have in common; one aggregate is a list of one."""
+    if not isinstance(aggs, dict | list | tuple):
+        example = '{"fn": "avg", "value": "price"}'
+        raise InvalidArgument(f"`aggs` is {aggs!r}, but must be one aggregate or a list of them, such as {example}.")
+    return scan(table, keys, None, start, stop, None) | {"aggs": [aggs] if isinstance(aggs, dict) else list(aggs)}
+
+
 def names(value: Any, subject: str) -> list[str] | None:
     """A list of names; one string is a list of one. Any iterable of strings is taken, a polars or pandas column too."""
     if value is None:

@@ -28,7 +28,7 @@ class Session(Verbs):
     """Queries over open streams: `with connection.session() as s: s.last_by("trades", ["BTCUSDT"])`.
 
     Flight gives a stream one probe schema and one answer schema, so a session keeps a stream per shape of query (verb,
-    tables, columns, probe schema) and opens it with the first query of that shape. A query that fails leaves the
+    tables, columns, aggregates, probe schema) and opens it with the first query of that shape. A query that fails leaves the
     session open. Streams that broke are opened again by the next query; the failed one raises Unavailable and is not
     repeated. Safe for several threads, which take turns.
     """
@@ -47,15 +47,18 @@ class Session(Verbs):
     def query(self, query: dict[str, Any], probes: pa.RecordBatch | None = None) -> Answer:
         """Any JSON query of the public surface; `probes` are the rows of `left: {"probe": true}`."""
         with query_span(query, self._wire.uri):
-            return self._query(query, probes)
+            return self.ask(query, probes)
 
-    def _query(self, query: dict[str, Any], probes: pa.RecordBatch | None) -> Answer:
+    def ask(
+        self, query: dict[str, Any], probes: pa.RecordBatch | None = None, *, timeout_s: float | None = None
+    ) -> Answer:
+        """`query` without a span, for callers that trace by themselves; `timeout_s` instead of the session's."""
         shape = _shape(query, probes)
         with self._lock:
             if self._closing.is_set():
                 raise Unavailable("The session is closed. Open another one.", unreachable=self._wire.uri)
             stream = self._stream(shape)
-            self._busy = stream, time.monotonic() + self._timeout_s
+            self._busy = stream, time.monotonic() + (timeout_s or self._timeout_s)
             try:
                 return stream.ask(query, probes)
             except _Broken as broken:
@@ -87,7 +90,7 @@ class Session(Verbs):
                 error.details[UNREACHABLE] = self._wire.uri
             return error
         return DeadlineExceeded(
-            f"{self._wire.uri} did not answer a session's query within {self._timeout_s} s. Raise timeout_s, or ask for less."
+            f"{self._wire.uri} did not answer a session's query in time. Raise timeout_s, or ask for less."
         )
 
     def _watch(self) -> None:
@@ -177,5 +180,5 @@ def _shape(query: dict[str, Any], probes: pa.RecordBatch | None) -> str:
 
 
 def _columns(body: dict[str, Any]) -> dict[str, Any]:
-    kept = ("table", "columns", "left", "right", "probe")
+    kept = ("table", "columns", "left", "right", "probe", "aggs", "fill", "shard", "op")
     return {name: _columns(part) if isinstance(part, dict) else part for name, part in body.items() if name in kept}

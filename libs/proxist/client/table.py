@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from proxist.client.acks import Ack
 from proxist.client.answer import Answer
-from proxist.client.verbs import Keys, Time
+from proxist.client.verbs import Aggs, Duration, Keys, Time
 from proxist.client.writer import Writer
 from proxist.model.table import TableSpec
 
@@ -63,6 +63,32 @@ class Table:
         """For each row of `left` (probes, a Table or a table's name) this table's row as of its time; see `Verbs.asof`."""
         left = left.name if isinstance(left, Table) else left
         return self._connection.asof(left, self.name, columns, **settings)
+
+    def window(
+        self,
+        keys: Keys = None,
+        aggs: Aggs = (),
+        *,
+        range: Duration = None,
+        rows: int | None = None,
+        start: Time = None,
+        stop: Time = None,
+        **options: Any,
+    ) -> Answer:
+        return self._connection.window(self.name, keys, aggs, range=range, rows=rows, start=start, stop=stop, **options)
+
+    def bars(
+        self,
+        keys: Keys = None,
+        aggs: Aggs = (),
+        *,
+        every: Duration,
+        fill: str = "none",
+        start: Time = None,
+        stop: Time = None,
+        **options: Any,
+    ) -> Answer:
+        return self._connection.bars(self.name, keys, aggs, every=every, fill=fill, start=start, stop=stop, **options)
 
     def flush(self) -> None:
         """Returns when everything acked before the call is in ClickHouse. Raises Paused, Unavailable."""

@@ -9,7 +9,7 @@ from proxist.rpc.tracing import address_of
 from proxist.telemetry import tracing
 from proxist.telemetry.tracing import OFF, Span
 
-_VERBS = ("last_by", "first_by", "scan", "asof", "sql")
+_VERBS = ("last_by", "first_by", "scan", "asof", "window", "bars", "sql")
 
 
 def query_span(query: Mapping[str, Any], uri: str) -> Span:

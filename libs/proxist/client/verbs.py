@@ -15,6 +15,10 @@ Keys = Any
 """A key, a list of keys, or None for all."""
 Time = Any
 """int nanoseconds, RFC 3339 string, datetime, date, numpy.datetime64 or pandas.Timestamp; see `times.to_time_ns`."""
+Duration = Any
+"""int nanoseconds, a string such as "10ms", timedelta, numpy.timedelta64 or pandas.Timedelta; see `times.to_duration_ns`."""
+Aggs = Any
+"""One aggregate or a list of them: `{"fn": "vwap", "value": "price", "weight": "size", "as": "vwap"}`; see docs/api.md."""
 
 
 class Verbs(ABC):
@@ -83,6 +87,48 @@ class Verbs(ABC):
             body, probes = {"probe": True}, probe_batch(left)
         verb = queries.asof(body, table, columns, direction, tolerance, allow_exact)
         return self.query({"asof": verb, **queries.options(**options)}, probes)
+
+    def window(
+        self,
+        table: str,
+        keys: Keys = None,
+        aggs: Aggs = (),
+        *,
+        range: Duration = None,
+        rows: int | None = None,
+        start: Time = None,
+        stop: Time = None,
+        **options: Any,
+    ) -> Answer:
+        """For each row with time in [start, stop) the aggregates of the window that ends with it, in its key.
+
+        The window of a row at time t: the rows with time in (t - `range`, t], up to the row itself in Order, or the last
+        `rows` rows; exactly one of both is given. Rows before `start` belong to windows too. Answer: key, time, seq (if
+        the table has one), the aggregates; ordered by (time, seq, offset).
+        """
+        body = queries.window(table, keys, aggs, start, stop, range, rows)
+        return self.query({"window": body, **queries.options(**options)})
+
+    def bars(
+        self,
+        table: str,
+        keys: Keys = None,
+        aggs: Aggs = (),
+        *,
+        every: Duration,
+        fill: str = "none",
+        start: Time = None,
+        stop: Time = None,
+        **options: Any,
+    ) -> Answer:
+        """Per key and bar [b, b + `every`), aligned to the epoch, the aggregates of its rows with time in [start, stop).
+
+        Answer: key, the bar's start (named as the table's time), the aggregates; ordered by (start, key). `fill`: "none"
+        leaves empty bars out; "null" and "prev" give every key of the answer every bar from `start` to `stop` (of an open
+        end, from the answer's first or to its last bar), an empty one with nulls or with the values of the bar before.
+        """
+        body = queries.bars(table, keys, aggs, start, stop, every, fill)
+        return self.query({"bars": body, **queries.options(**options)})
 
     def sql(self, text: str, **options: Any) -> Answer:
         """A SELECT in the ClickHouse dialect."""

@@ -24,7 +24,6 @@ from proxist.etcd.records import (
     ShardRecord,
     TableRecord,
     WatermarkRecord,
-    this_host_id,
 )
 from proxist.etcd.session import NodeSession
 
@@ -41,5 +40,4 @@ __all__ = [
     "ShardRecord",
     "TableRecord",
     "WatermarkRecord",
-    "this_host_id",
 ]

@@ -25,19 +25,22 @@ from typing import Any
 
 import numba
 import numpy as np
+from llvmlite import ir
 from numba import types
 from numba.extending import intrinsic
 
 _config: Any = numba.config
 JIT = not _config.DISABLE_JIT
 
-i64 = types.int64
+i64, f64 = types.int64, types.float64
 u8r = types.Array(types.uint8, 1, "C", readonly=True)
 i32r = types.Array(types.int32, 1, "C", readonly=True)
 i64r = types.Array(types.int64, 1, "C", readonly=True)
 u8w = types.Array(types.uint8, 1, "C")
 i32w = types.Array(types.int32, 1, "C")
 i64w = types.Array(types.int64, 1, "C")
+f64r = types.Array(types.float64, 1, "C", readonly=True)
+f64w = types.Array(types.float64, 1, "C")
 u16r = types.Array(types.uint16, 1, "C", readonly=True)
 u16w = types.Array(types.uint16, 1, "C")
 
@@ -45,13 +48,17 @@ _COMPLETE = "complete"
 
 
 def kernel(signature: Any) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
-    """Compile now for `signature`: the entry points. No bounds checks unless NUMBA_BOUNDSCHECK asks for them."""
-    return numba.njit(signature, nogil=True, cache=True)
+    """Compile now for `signature`: the entry points. No bounds checks unless NUMBA_BOUNDSCHECK asks for them.
+
+    Kernels and their parts allocate nothing (scratch comes from the caller), so they are compiled without numba's
+    reference counts: an atomic pair per array and call, which cost more than the searches themselves.
+    """
+    return numba.njit(signature, nogil=True, cache=True, _nrt=False)
 
 
 def part(function: Callable[..., Any]) -> Callable[..., Any]:
-    """A function that only kernels call."""
-    return numba.njit(nogil=True)(function)
+    """A function that only kernels call; it allocates nothing."""
+    return numba.njit(nogil=True, _nrt=False, forceinline=True)(function)
 
 
 @intrinsic
@@ -69,6 +76,48 @@ def _interpreted_fence() -> None:
 
 fence: Any = _fence if JIT else _interpreted_fence
 """No load or store moves across it: a compiler barrier on x86-64, a real fence elsewhere."""
+
+
+@intrinsic
+def _prefetch(_context: Any, cells: Any, at: Any) -> Any:
+    def build(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        data = context.make_array(signature.args[0])(context, builder, arguments[0]).data
+        cell = builder.bitcast(builder.gep(data, [arguments[1]]), ir.IntType(8).as_pointer())
+        word = ir.IntType(32)
+        hint = ir.FunctionType(ir.VoidType(), [cell.type, word, word, word])
+        to_read, keep, data_cache = word(0), word(3), word(1)
+        builder.call(
+            builder.module.declare_intrinsic("llvm.prefetch", [cell.type], hint), [cell, to_read, keep, data_cache]
+        )
+        return context.get_dummy_value()
+
+    return types.none(cells, at), build
+
+
+def _interpreted_prefetch(_cells: Any, _at: int) -> None:
+    """Interpreted kernels wait for nothing."""
+
+
+prefetch: Any = _prefetch if JIT else _interpreted_prefetch
+"""`prefetch(cells, at)`: the cache line of cells[at] is wanted soon. A hint that never faults, whatever `at` is."""
+
+
+@intrinsic
+def _load64(_context: Any, cells: Any, at: Any) -> Any:
+    def build(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        data = context.make_array(signature.args[0])(context, builder, arguments[0]).data
+        cell = builder.bitcast(builder.gep(data, [arguments[1]]), ir.IntType(64).as_pointer())
+        return builder.load(cell, align=1)
+
+    return types.int64(cells, at), build
+
+
+def _interpreted_load64(cells: Any, at: int) -> Any:
+    return cells[at : at + 8].view(np.int64)[0]
+
+
+load64: Any = _load64 if JIT else _interpreted_load64
+"""`load64(bytes, at)`: the eight bytes from `at` on as one little-endian int64. The caller makes sure that they are there."""
 
 
 def _base_dir() -> Path:

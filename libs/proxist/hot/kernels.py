@@ -15,10 +15,22 @@ with compiling():
         kernels_gather as gather,
     )
     from proxist.hot import (
+        kernels_lookback as lookback,
+    )
+    from proxist.hot import (
         kernels_read as read,
+    )
+    from proxist.hot import (
+        kernels_scaled as scaled,
+    )
+    from proxist.hot import (
+        kernels_sums as sums,
+    )
+    from proxist.hot import (
+        kernels_window as window,
     )
     from proxist.hot import (
         kernels_write as write,
     )
 
-__all__ = ["dictionary", "evict", "gather", "read", "write"]
+__all__ = ["dictionary", "evict", "gather", "lookback", "read", "scaled", "sums", "window", "write"]

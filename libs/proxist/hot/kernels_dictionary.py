@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from proxist.hot.jit import fence, i32r, i32w, i64, i64r, i64w, kernel, part, u8r, u8w
+from proxist.hot.jit import fence, i32r, i32w, i64, i64r, i64w, kernel, load64, part, prefetch, u8r, u8w
 from proxist.hot.words import (
     CODE_HEAP,
     CODE_NULL,
@@ -32,6 +32,8 @@ from proxist.hot.words import (
 Array = Any
 _MULTIPLIER = 0x1E3779B97F4A7C15
 _LOW32 = 0xFFFFFFFF
+_GROUP = 32
+"""Strings that are looked up together, so that their lines come at the same time."""
 
 
 @part
@@ -45,12 +47,14 @@ def hash_bytes(data: Array, start: int, stop: int, seed: int) -> int:
     """64-bit hash of data[start:stop]; the seed is random per hot set, so that nobody can aim at one bucket."""
     h = _mix(seed, stop - start)
     at = start
-    while at < stop:
+    while at + 8 <= stop:
+        h = _mix(h, load64(data, at))
+        at += 8
+    if at < stop:
         word = 0
-        for i in range(min(8, stop - at)):
+        for i in range(stop - at):
             word |= int(data[at + i]) << (8 * i)
         h = _mix(h, word)
-        at += 8
     return _mix(h, seed)
 
 
@@ -65,8 +69,14 @@ def _entry_equals(mem: Array, mem8: Array, D: Array, code: int, data: Array, sta
     at, until = mem[D[D_POSITIONS] + code], mem[D[D_POSITIONS] + code + 1]
     if at < 0 or until > D[D_BYTES_MAX] or until - at != stop - start:
         return False
+    at += D[D_BYTES]
+    while start + 8 <= stop:
+        if load64(mem8, at) != load64(data, start):
+            return False
+        at += 8
+        start += 8
     for i in range(stop - start):  # noqa: SIM110 - numba compiles loops, not generators
-        if mem8[D[D_BYTES] + at + i] != data[start + i]:
+        if mem8[at + i] != data[start + i]:
             return False
     return True
 
@@ -90,6 +100,24 @@ def find(
     return -1
 
 
+@part
+def _hash_group(
+    mem: Array, mem32: Array, D: Array, count: int, offsets: Array, data: Array, first: int, stop: int, hashes: Array
+) -> None:
+    """Hashes of the strings [first, stop), and the lines that `find` will read, asked for all at once."""
+    seed = mem[D[D_HEAD] + DH_SEED]
+    level = min(max(mem[D[D_HEAD] + DH_LEVEL], 0), TABLE_LEVELS - 1)
+    mask, base = (1 << (TABLE_BITS + 2 * level)) - 1, table_start(D, level)
+    for r in range(first, stop):
+        hashes[r] = hash_bytes(data, int(offsets[r]), int(offsets[r + 1]), seed)
+        prefetch(mem32, base + (hashes[r] & mask))
+    for r in range(first, stop):
+        code = int(mem32[base + (hashes[r] & mask)]) - 1
+        if code >= 0 and code < count:
+            prefetch(mem, D[D_HASHES] + code)
+            prefetch(mem, D[D_POSITIONS] + code)
+
+
 @kernel(i64(i64r, i32r, u8r, i64r, i64, i32r, u8r, u8r, i64w))
 def encode(
     mem: Array, mem32: Array, mem8: Array, D: Array, count: int,
@@ -101,25 +129,15 @@ def encode(
     """
     unknown = 0
     count = min(count, D[D_ENTRIES_MAX])
-    seed = mem[D[D_HEAD] + DH_SEED]
-    for r in range(codes.size):
-        codes[r] = -1
-        if valid.size > 0 and valid[r] == 0:
-            continue
-        start, stop = int(offsets[r]), int(offsets[r + 1])
-        if r > 0 and stop - start == offsets[r] - offsets[r - 1] and codes[r - 1] >= 0:
-            same = True  # runs of one key are common: compare before hashing
-            for i in range(stop - start):
-                if data[start + i] != data[offsets[r - 1] + i]:
-                    same = False
-                    break
-            if same:
-                codes[r] = codes[r - 1]
+    for first in range(0, codes.size, _GROUP):
+        stop = min(first + _GROUP, codes.size)
+        _hash_group(mem, mem32, D, count, offsets, data, first, stop, codes)
+        for r in range(first, stop):
+            hashed, codes[r] = codes[r], -1
+            if valid.size > 0 and valid[r] == 0:
                 continue
-        code = find(mem, mem32, mem8, D, count, hash_bytes(data, start, stop, seed), data, start, stop)
-        codes[r] = code
-        if code < 0:
-            unknown += 1
+            codes[r] = find(mem, mem32, mem8, D, count, hashed, data, int(offsets[r]), int(offsets[r + 1]))
+            unknown += 1 if codes[r] < 0 else 0
     return unknown
 
 

@@ -248,8 +248,8 @@ def gather_cells(mem: Array, base: int, slots: Array, out: Array) -> int:
 
 
 @part
-def _merge_sort(mem: Array, L: Array, slots: Array, start: int, stop: int) -> None:
-    """Stable bottom-up merge sort of slots[start:stop] by seq; runs of one time can be long."""
+def _merge_sort(mem: Array, L: Array, slots: Array, start: int, stop: int, values: Array, other: Array) -> None:
+    """Stable bottom-up merge sort of slots[start:stop] by seq; runs of one time can be long. Two arrays of scratch."""
     count = stop - start
     ordered = True
     for i in range(start + 1, stop):
@@ -258,8 +258,8 @@ def _merge_sort(mem: Array, L: Array, slots: Array, start: int, stop: int) -> No
             break
     if ordered:
         return
-    values = slots[start:stop].copy()
-    other = values.copy()
+    for i in range(count):
+        values[i] = slots[start + i]
     width = 1
     while width < count:
         for left in range(0, count, 2 * width):
@@ -274,18 +274,22 @@ def _merge_sort(mem: Array, L: Array, slots: Array, start: int, stop: int) -> No
                     b += 1
         values, other = other, values
         width *= 2
-    slots[start:stop] = values
+    for i in range(count):
+        slots[start + i] = values[i]
 
 
-@kernel(i64(i64r, i64r, i64w))
-def order_ties(mem: Array, L: Array, slots: Array) -> int:
-    """Among rows that are ordered by (time, offset), put runs of one time into (seq, offset) order, stably."""
+@kernel(i64(i64r, i64r, i64w, i64w, i64w))
+def order_ties(mem: Array, L: Array, slots: Array, values: Array, other: Array) -> int:
+    """Among rows that are ordered by (time, offset), put runs of one time into (seq, offset) order, stably.
+
+    `values` and `other` are scratch, as long as `slots`.
+    """
     at = 0
     while at < slots.size:
         stop = at + 1
         while stop < slots.size and mem[L[L_TIME] + slots[stop]] == mem[L[L_TIME] + slots[at]]:
             stop += 1
         if stop - at > 1:
-            _merge_sort(mem, L, slots, at, stop)
+            _merge_sort(mem, L, slots, at, stop, values, other)
         at = stop
     return 0

@@ -9,6 +9,7 @@ from __future__ import annotations
 from typing import Any
 
 from proxist.hot.jit import fence, i64, i64r, i64w, kernel, part
+from proxist.hot.kernels_descend import GROUP, P_BLOCK, P_GEN, P_LATER, P_ORDINAL, P_WORDS, descend
 from proxist.hot.kernels_search import header_of, lower_bound, rows_between, search_back, search_forward, seq_at
 from proxist.hot.words import (
     B_FIRST,
@@ -28,6 +29,7 @@ from proxist.hot.words import (
     INT64_MIN,
     L_BLOCKS,
     L_BOUNDARY,
+    L_HEADERS,
     L_KEYS,
     L_LAST,
     L_OFFSET,
@@ -35,6 +37,7 @@ from proxist.hot.words import (
     L_SLOTS,
     L_TAIL,
     L_TIME,
+    SHARED_STRIDE,
     TORN,
 )  # fmt: skip
 
@@ -71,12 +74,28 @@ def _boundary_wins(mem: Array, L: Array, boundary: int, slot: int) -> bool:
 
 
 @part
+def _tail_before(mem: Array, L: Array, key: int, time: int) -> bool:
+    """Whether the key's last block seems to end at or before `time`: only then its last row may be the answer."""
+    block = mem[L[L_TAIL] + key] - 1
+    return block < 0 or block >= L[L_BLOCKS] or mem[L[L_HEADERS] + block * SHARED_STRIDE + B_MAX_TIME] <= time
+
+
+@part
 def last_of(mem: Array, L: Array, key: int, time: int, seam: int, end: int, complete: int) -> Any:
     """(slot or -1, version, decided, visited) of the last row in Order with time <= `time`, offset < `end`.
 
     Decided: no row below the seam can change it. Slot TORN: try again.
     """
-    if complete == 1:
+    return last_from(mem, L, key, time, seam, end, complete, mem[L[L_TAIL] + key] - 1, -1, -1, INT64_MAX)
+
+
+@part
+def last_from(
+    mem: Array, L: Array, key: int, time: int, seam: int, end: int, complete: int,
+    block: int, generation: int, ordinal: int, later: int,
+) -> Any:  # fmt: skip
+    """`last_of`, beginning at a block as `search_back` does."""
+    if complete == 1 and (time == INT64_MAX or _tail_before(mem, L, key, time)):
         # The last row of all the key's rows ever: if it is inside, nothing else needs to be looked at.
         slot = mem[L[L_LAST] + key] - 1
         if slot >= 0 and slot < L[L_SLOTS]:
@@ -94,7 +113,7 @@ def last_of(mem: Array, L: Array, key: int, time: int, seam: int, end: int, comp
             usable = 1
         else:
             decided = 0
-    slot, visited = search_back(mem, L, key, time, seam, end)
+    slot, visited = search_back(mem, L, key, time, seam, end, block, generation, ordinal, later)
     if usable == 1 and _boundary_wins(mem, L, boundary, slot):
         return boundary, version, decided, visited
     return slot, 0, decided, visited
@@ -190,14 +209,26 @@ def _distance(a: int, b: int) -> int:
 @part
 def _asof_one(
     mem: Array, L: Array, key: int, time: int, direction: int, exact: int, tolerance: int,
-    seam: int, end: int, complete: int,
+    seam: int, end: int, complete: int, places: Array, p: int,
 ) -> Any:  # fmt: skip
-    """(slot or -1, version, decided, visited) of one probe."""
+    """(slot or -1, version, decided, visited) of one probe, which `descend` brought to places[p:]."""
     slot, version, decided, visited = -1, 0, 1, 0
     distance = INT64_MAX
     if direction != FORWARD and (exact == 1 or time != INT64_MIN):
         at = time if exact == 1 else time - 1
-        slot, version, decided, visited = last_of(mem, L, key, at, seam, end, complete)
+        slot, version, decided, visited = last_from(
+            mem,
+            L,
+            key,
+            at,
+            seam,
+            end,
+            complete,
+            places[p + P_BLOCK],
+            places[p + P_GEN],
+            places[p + P_ORDINAL],
+            places[p + P_LATER],
+        )
         if slot >= 0:
             distance = _distance(time, mem[L[L_TIME] + slot])
             if tolerance >= 0 and distance > tolerance:
@@ -218,17 +249,21 @@ def _asof_one(
     return slot, version, decided, visited
 
 
-@kernel(i64(i64r, i64r, i64r, i64r, i64, i64, i64, i64, i64, i64, i64w, i64w, i64w, i64w))
+@kernel(i64(i64r, i64r, i64r, i64r, i64, i64, i64, i64, i64, i64, i64w, i64w, i64w, i64w, i64w))
 def asof(
     mem: Array, L: Array, codes: Array, times: Array, direction: int, exact: int, tolerance: int,
-    seam: int, end: int, complete: int, slots: Array, versions: Array, cold: Array, stats: Array,
+    seam: int, end: int, complete: int, slots: Array, versions: Array, cold: Array, stats: Array, places: Array,
 ) -> int:  # fmt: skip
     """Per probe its row's slot, -1 unmatched. Code -1: the key is unknown; -2: no key. `tolerance` -1: none.
 
-    Returns how many matched; stats = [probes written to `cold`, blocks visited, boundary rows used].
+    Returns how many matched; stats = [probes written to `cold`, blocks visited, boundary rows used];
+    `places` is scratch of PLACES words.
     """
     matched, undecided, visited, boundaries = 0, 0, 0, 0
     for i in range(codes.size):
+        if i & (GROUP - 1) == 0 and (direction != FORWARD or codes.size > 1):  # forward: only for what it asks for
+            stop = min(i + GROUP, codes.size)
+            visited += descend(mem, L, codes, times, 1 - exact, i, stop, seam, end, places)
         key = codes[i]
         slots[i], versions[i] = -1, 0
         if key < 0 or key >= L[L_KEYS]:
@@ -237,7 +272,7 @@ def asof(
                 undecided += 1
             continue
         slot, version, decided, steps = _asof_one(
-            mem, L, key, times[i], direction, exact, tolerance, seam, end, complete
+            mem, L, key, times[i], direction, exact, tolerance, seam, end, complete, places, (i & (GROUP - 1)) * P_WORDS
         )
         if slot == TORN:
             return TORN

@@ -182,12 +182,18 @@ def header_of(mem: Array, L: Array, block: int, generation: int, key: int) -> in
 
 
 @part
-def search_back(mem: Array, L: Array, key: int, time: int, seam: int, end: int) -> Any:
-    """(slot or -1, blocks visited): the last row in Order with time <= `time` and offset in [seam, end)."""
-    best, best_time, best_seq, visited, later = -1, INT64_MIN, INT64_MIN, 0, INT64_MAX
+def search_back(
+    mem: Array, L: Array, key: int, time: int, seam: int, end: int,
+    block: int, generation: int, ordinal: int, later: int,
+) -> Any:  # fmt: skip
+    """(slot or -1, blocks visited): the last row in Order with time <= `time` and offset in [seam, end).
+
+    Begins at `block`, referred to by `generation` (-1: any), `ordinal` and `later` being ordinal and first offset of the
+    block before it on the way (-1, INT64_MAX: none): the tail, or where `descend` stopped.
+    """
+    best, best_time, best_seq, visited = -1, INT64_MIN, INT64_MIN, 0
     if end <= seam:
         return best, visited
-    block, generation, ordinal = mem[L[L_TAIL] + key] - 1, -1, -1
     for _ in range(L[L_BLOCKS]):
         head = header_of(mem, L, block, generation, key)
         if head < 0:

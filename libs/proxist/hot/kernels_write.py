@@ -16,7 +16,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from proxist.hot.jit import fence, i32r, i32w, i64, i64r, i64w, kernel, part, u8r, u8w, u16r, u16w
+from proxist.hot.jit import fence, i32r, i32w, i64, i64r, i64w, kernel, part, prefetch, u8r, u8w, u16r, u16w
 from proxist.hot.words import (
     B_BEFORE_SEQ,
     B_BEFORE_TIME,
@@ -77,6 +77,27 @@ from proxist.hot.words import (
 )  # fmt: skip
 
 Array = Any
+_AHEAD = 12
+"""Rows that the writer looks ahead per step of what it asks memory for: key, then block header, then cells."""
+
+
+@part
+def _look_ahead(mem: Array, L: Array, W: Array, K: Array, codes: Array, r: int, seqs: int) -> None:
+    """Ask for what rows a little after `r` will touch. A hint: the rows in between may move a key to another block."""
+    if r + 3 * _AHEAD < codes.size:
+        prefetch(K, codes[r + 3 * _AHEAD] * KEY_STRIDE)
+    if r + 2 * _AHEAD < codes.size and codes[r + 2 * _AHEAD] >= 0:
+        w = (K[codes[r + 2 * _AHEAD] * KEY_STRIDE + K_TAIL] - 1) * MIRROR_STRIDE
+        prefetch(W, w)
+        prefetch(W, w + B_TOUCHED)
+    if r + _AHEAD < codes.size and codes[r + _AHEAD] >= 0:
+        tail = K[codes[r + _AHEAD] * KEY_STRIDE + K_TAIL] - 1
+        if tail >= 0:
+            slot = (tail << L[L_SHIFT]) + W[tail * MIRROR_STRIDE + B_COUNT]
+            prefetch(mem, L[L_TIME] + slot)
+            prefetch(mem, L[L_OFFSET] + slot)
+            if seqs > 0:
+                prefetch(mem, L[L_SEQ] + slot)
 
 
 @kernel(i64(i64r, i64r, i64w, i64r))
@@ -85,6 +106,10 @@ def blocks_needed(L: Array, W: Array, K: Array, codes: Array) -> int:
     rows = 1 << L[L_SHIFT]
     needed = 0
     for r in range(codes.size):
+        if r + 2 * _AHEAD < codes.size:
+            prefetch(K, codes[r + 2 * _AHEAD] * KEY_STRIDE)
+        if r + _AHEAD < codes.size and codes[r + _AHEAD] >= 0:
+            prefetch(W, (K[codes[r + _AHEAD] * KEY_STRIDE + K_TAIL] - 1) * MIRROR_STRIDE)
         if codes[r] < 0:
             needed += 1
             continue
@@ -191,6 +216,7 @@ def place(
     st[S_BATCH] += 1
     batch, blocks, keys, min_time = st[S_BATCH], 0, 0, INT64_MAX
     for r in range(codes.size):
+        _look_ahead(mem, L, W, K, codes, r, seqs.size)
         key = codes[r]
         time = times[r]
         seq = seqs[r] ^ INT64_MIN if seqs.size > 0 else 0
@@ -237,6 +263,9 @@ def place(
 def expose(mem: Array, L: Array, W: Array, K: Array, st: Array, touched_blocks: Array, touched_keys: Array) -> int:
     """Copy the touched headers to where readers look, then tails and last rows."""
     for i in range(st[S_TOUCHED_BLOCKS]):
+        if i + _AHEAD < st[S_TOUCHED_BLOCKS]:
+            prefetch(mem, L[L_HEADERS] + touched_blocks[i + _AHEAD] * SHARED_STRIDE)
+            prefetch(W, touched_blocks[i + _AHEAD] * MIRROR_STRIDE)
         w = touched_blocks[i] * MIRROR_STRIDE
         head = L[L_HEADERS] + touched_blocks[i] * SHARED_STRIDE
         if W[w + B_TOUCHED] < 0:
@@ -258,6 +287,8 @@ def expose(mem: Array, L: Array, W: Array, K: Array, st: Array, touched_blocks: 
 @part
 def _scatter(cells: Array, base: int, slots: Array, values: Array) -> int:
     for r in range(slots.size):
+        if r + _AHEAD < slots.size:
+            prefetch(cells, base + slots[r + _AHEAD])
         cells[base + slots[r]] = values[r]
     return 0
 

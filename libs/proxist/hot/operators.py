@@ -12,11 +12,24 @@ from proxist.errors import InvalidArgument
 from proxist.hot import words as w
 from proxist.hot.arena import Views
 from proxist.hot.kernels import read as reading
+from proxist.hot.kernels_descend import PLACES
 from proxist.hot.keys import KeyIndex
 from proxist.hot.layout import Layout
-from proxist.hot.ops import ColdNeed, HotAsof, HotFirstBy, HotLastBy, HotOp, HotPart, HotScan, Probes
+from proxist.hot.ops import (
+    ColdNeed,
+    HotAsof,
+    HotBars,
+    HotFirstBy,
+    HotLastBy,
+    HotOp,
+    HotPart,
+    HotScan,
+    HotWindow,
+    Probes,
+)
 from proxist.hot.outgoing import GatherPlan, output_names
 from proxist.hot.sorting import in_order
+from proxist.hot.window_answers import WindowAnswers
 from proxist.model.ids import Epoch, Offset
 
 Ints = npt.NDArray[np.int64]
@@ -47,10 +60,12 @@ class Operators:
         self.keys = KeyIndex(layout, views)
         self._layout, self._views, self._mem, self._keys = layout, views, views.mem, self.keys
         self._L = layout.kernel_layout()
+        self._window_answers = WindowAnswers(layout, views, self._L)
         self._epoch = Epoch(int(views.mem[w.H_EPOCH]))
         self._plans: dict[tuple[tuple[str, ...] | None, bool], GatherPlan] = {}
         self._by_type: dict[type, Callable[..., HotPart | None]] = {
             HotScan: self._scan, HotLastBy: self._by_key, HotFirstBy: self._by_key, HotAsof: self._asof,
+            HotWindow: self._windows, HotBars: self._windows,
         }  # fmt: skip
 
     def attempt(self, op: HotOp, probes: Probes | None) -> HotPart | None:
@@ -112,7 +127,7 @@ class Operators:
         found = reading.asof(
             self._mem, self._L, codes, times, _DIRECTIONS[op.direction], int(op.allow_exact),
             -1 if op.tolerance_ns is None else op.tolerance_ns, cut.seam, cut.end, cut.complete,
-            slots, versions, cold, stats,
+            slots, versions, cold, stats, np.empty(PLACES, np.int64),
         )  # fmt: skip
         if found < 0:
             return None
@@ -155,3 +170,10 @@ class Operators:
         cold = np.empty(len(codes), np.int64)
         count = int(reading.cold_for_range(self._mem, self._L, codes, start, cold))
         return None if count < 0 else self._cold_keys(cut, cold[:count], len(codes))
+
+    def _windows(self, op: HotWindow | HotBars, cut: _Cut, _probes: Probes | None) -> HotPart | None:
+        if not cut.complete:
+            return self._part(self._window_answers.empty(op), cut, ColdNeed(None))
+        codes = self._keys.sorted()[0] if op.keys is None else self._keys.codes(op.keys)
+        found = self._window_answers.rows(op, codes, cut.seam, cut.end)
+        return None if found is None else self._part(found[0], cut, self._cold_keys(cut, found[1], len(codes)))

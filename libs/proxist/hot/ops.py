@@ -18,6 +18,7 @@ import pyarrow as pa
 
 from proxist.errors import InvalidArgument
 from proxist.model.ids import Epoch, Offset, ShardId, TimeNs
+from proxist.model.query import WINDOW_FNS, Agg, agg_from_json
 
 OFFSET_COLUMN = "_offset"
 """The hidden column (uint64, never null in a matched row) that every part carries."""
@@ -99,7 +100,60 @@ class HotAsof:
         return _to_json("asof", self)
 
 
-HotOp = HotScan | HotLastBy | HotFirstBy | HotAsof
+@dataclass(frozen=True, slots=True)
+class HotWindow:
+    """Per row with time in [from_ns, to_ns) the aggregates of its window: rows of its key up to itself in Order.
+
+    Exactly one of `range_ns` (>= 1: those with time in (t - range_ns, t], where t is the row's) and `rows` (>= 1: the
+    last so many, itself included); rows before `from_ns` belong to windows too. ema alone runs over all rows from
+    `from_ns` on. `aggs` are of WINDOW_FNS, with distinct names.
+    """
+
+    aggs: tuple[Agg, ...]
+    keys: tuple[str, ...] | None = None
+    from_ns: TimeNs | None = None
+    to_ns: TimeNs | None = None
+    range_ns: int | None = None
+    rows: int | None = None
+    end: Offset | None = None
+
+    def __post_init__(self) -> None:
+        _check_aggs(self.aggs)
+        for agg in self.aggs:
+            _check(agg.fn in WINDOW_FNS, "aggs", agg.fn, f"one of {', '.join(WINDOW_FNS)}")
+        one = (self.range_ns is None) != (self.rows is None)
+        _check(one, "range_ns", self.range_ns, "present where `rows` is absent, and absent where it is present")
+        _check_step("range_ns", self.range_ns)
+        _check_step("rows", self.rows)
+
+    def to_json(self) -> dict[str, Any]:
+        return _to_json("window", self)
+
+
+@dataclass(frozen=True, slots=True)
+class HotBars:
+    """Per key and interval [n * every_ns, (n + 1) * every_ns) the aggregates of its rows with time in [from_ns, to_ns).
+
+    Intervals without rows have no bar. ema runs over all rows from `from_ns` on; a bar has its value after the bar's
+    last row. `aggs` are of BARS_FNS, with distinct names; `every_ns` >= 1.
+    """
+
+    aggs: tuple[Agg, ...]
+    every_ns: int
+    keys: tuple[str, ...] | None = None
+    from_ns: TimeNs | None = None
+    to_ns: TimeNs | None = None
+    end: Offset | None = None
+
+    def __post_init__(self) -> None:
+        _check_aggs(self.aggs)
+        _check_step("every_ns", self.every_ns)
+
+    def to_json(self) -> dict[str, Any]:
+        return _to_json("bars", self)
+
+
+HotOp = HotScan | HotLastBy | HotFirstBy | HotAsof | HotWindow | HotBars
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -131,7 +185,7 @@ def probes_from_batch(batch: pa.RecordBatch) -> Probes:
 class ColdNeed:
     """What RAM alone cannot decide, so that cold rows with `_offset < min(seam, end)` must be asked.
 
-    `keys` (scan, last_by, first_by): None = every asked key, () = none. `probes` (asof): int64 indices, ascending;
+    `keys` (all but asof): None = every asked key, () = none. `probes` (asof): int64 indices, ascending;
     None for the other operations. Asking for more keys than needed does no harm.
     """
 
@@ -162,10 +216,15 @@ class HotPart:
     `rows` of scan, last_by, first_by: key, time, seq (if the table has one), the other requested columns, `_offset`;
     each once, with the table's types. last_by and first_by: ascending by key (UTF-8 bytes), each key at most once;
     scan: ascending by (time, seq, offset). asof: one row per probe, in the probes' order, all null where unmatched:
-    time, seq, the other requested columns, `_offset` (the key only where requested).
+    time, seq, the other requested columns, `_offset` (the key only where requested). window: key, time, seq, the
+    aggregates, `_offset`, ascending by (time, seq, offset); bars: key, start (named as the table's time column), the
+    aggregates, ascending by (start, key).
 
-    What needs cold still has RAM's best candidate here, to be merged by Order with the cold one. The candidate may be
-    a boundary row, which is in ClickHouse too: equal `_offset` is the same row. Scans never contain boundary rows.
+    window and bars have no rows of the keys that need cold (none at all where `cold.keys` is None): those are to be
+    computed from the scanned rows of both sides, with `window_rows` and `bars_rows` (proxist.hot.windows). Of the other
+    operations, what needs cold still has RAM's best candidate here, to be merged by Order with the cold one. The
+    candidate may be a boundary row, which is in ClickHouse too: equal `_offset` is the same row. Scans never contain
+    boundary rows.
 
     A copy: it stays as it is whatever the owner does later.
     """
@@ -223,7 +282,8 @@ class Marks:
 
 
 _OPS: dict[str, Callable[..., HotOp]] = {
-    "scan": HotScan, "last_by": HotLastBy, "first_by": HotFirstBy, "asof": HotAsof,
+    "scan": HotScan, "last_by": HotLastBy, "first_by": HotFirstBy, "asof": HotAsof, "window": HotWindow,
+    "bars": HotBars,
 }  # fmt: skip
 
 
@@ -236,6 +296,8 @@ def op_from_json(wire: dict[str, Any]) -> HotOp:
     for name in ("keys", "columns"):
         if isinstance(fields.get(name), list):
             fields[name] = tuple(fields[name])
+    if isinstance(fields.get("aggs"), list):
+        fields["aggs"] = tuple(map(agg_from_json, fields["aggs"]))
     try:
         return make(**fields)
     except TypeError as error:
@@ -247,8 +309,22 @@ def _to_json(name: str, op: HotOp) -> dict[str, Any]:
     for field in op.__dataclass_fields__:
         value = getattr(op, field)
         if value is not None:
-            out[field] = list(value) if isinstance(value, tuple) else value
+            out[field] = [_plain(item) for item in value] if isinstance(value, tuple) else value
     return out
+
+
+def _plain(item: Any) -> Any:
+    return item.to_json() if isinstance(item, Agg) else item
+
+
+def _check_aggs(aggs: tuple[Agg, ...]) -> None:
+    names = [agg.name for agg in aggs]
+    _check(len(names) > 0, "aggs", (), "at least one aggregate")
+    _check(len(set(names)) == len(names), "aggs", names, 'aggregates of distinct names: name them with "as"')
+
+
+def _check_step(field: str, value: int | None) -> None:
+    _check(value is None or 1 <= value < 2**63, field, value, "at least 1 and below 2^63")
 
 
 def _check(right: bool, field: str, value: object, rule: str) -> None:

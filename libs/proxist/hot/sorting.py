@@ -25,7 +25,7 @@ def in_order(mem: Ints, L: Ints, slots: Ints, seam: int, end: int) -> Ints | Non
     kernels.gather_cells(mem, int(L[w.L_TIME]), by_offset, times)
     ordered: Ints = by_offset[np.argsort(times, kind="stable")]
     if L[w.L_SEQ] >= 0:
-        kernels.order_ties(mem, L, ordered)
+        kernels.order_ties(mem, L, ordered, times, np.empty(len(slots), np.int64))
     return ordered
 
 

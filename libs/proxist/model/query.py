@@ -11,9 +11,10 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from proxist.errors import InvalidArgument
+from proxist.model.fields import Fields
 from proxist.model.ids import TimeNs
 from proxist.model.token import Token, parse_token
-from proxist.model.units import parse_duration_ns, parse_time_ns
+from proxist.model.units import parse_duration_ns
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,6 +65,96 @@ class Asof:
     allow_exact: bool = True
 
 
+WINDOW_FNS = ("count", "sum", "avg", "min", "max", "first", "last", "stddev", "vwap", "ema")
+BARS_FNS = (*WINDOW_FNS, "open", "high", "low", "close")
+"""Those of windows, and first, max, min, last under the names of bars."""
+WINDOW_ROWS_MAX = 1_000_000_000
+
+
+@dataclass(frozen=True, slots=True)
+class Agg:
+    """One aggregate of a window or a bar: `fn` over the column `value`; the answer's column is `name`.
+
+    `value` may be absent for count only (then rows are counted); `weight` belongs to vwap, `alpha` (0 < alpha <= 1) to
+    ema. Without a `name` it is "<fn>_<value>", "count" where there is no value. Raises InvalidArgument.
+    """
+
+    fn: str
+    value: str | None = None
+    weight: str | None = None
+    alpha: float | None = None
+    name: str = ""
+
+    def __post_init__(self) -> None:
+        _check_agg(self.fn in BARS_FNS, "fn", self.fn, f"one of {', '.join(BARS_FNS)}")
+        value = _is_name(self.value) or (self.fn == "count" and self.value is None)
+        _check_agg(value, "value", self.value, f"a column's name for {self.fn}")
+        weight = _is_name(self.weight) if self.fn == "vwap" else self.weight is None
+        _check_agg(weight, "weight", self.weight, "a column's name for vwap, and absent for all others")
+        alpha = _is_share(self.alpha) if self.fn == "ema" else self.alpha is None
+        _check_agg(alpha, "alpha", self.alpha, "above 0 and at most 1 for ema, and absent for all others")
+        _check_agg(isinstance(self.name, str), "as", self.name, "the name of the answer's column")
+        if not self.name:
+            object.__setattr__(self, "name", self.fn if self.value is None else f"{self.fn}_{self.value}")
+
+    def to_json(self) -> dict[str, Any]:
+        """As a query writes it: fn, value, weight, alpha, as."""
+        out: dict[str, Any] = {"fn": self.fn, "value": self.value, "weight": self.weight, "alpha": self.alpha}
+        return {name: value for name, value in out.items() if value is not None} | {"as": self.name}
+
+
+def agg_from_json(wire: dict[str, Any]) -> Agg:
+    """The inverse of `Agg.to_json`; `as` may be absent. Raises InvalidArgument for an unknown field or a wrong value."""
+    return _agg(Fields(wire, "an aggregate"), BARS_FNS)
+
+
+def _is_name(value: object) -> bool:
+    return isinstance(value, str) and value != ""
+
+
+def _is_share(value: object) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and 0 < value <= 1
+
+
+def _check_agg(right: bool, field: str, value: object, rule: str) -> None:
+    if not right:
+        raise InvalidArgument(f"`{field}` of an aggregate is {value!r}, but must be {rule}.")
+
+
+@dataclass(frozen=True, slots=True)
+class Window:
+    """Per row with time in [from_ns, to_ns) the aggregates of the window that ends with it, in its key and in Order.
+
+    Exactly one of `range_ns` (the rows with time in (t - range_ns, t], t being the row's) and `rows` (the last so many)
+    is given; rows before `from_ns` belong to windows too. ema alone runs over all rows from `from_ns` on.
+    """
+
+    table: str
+    aggs: tuple[Agg, ...]
+    keys: tuple[str, ...] | None = None
+    from_ns: TimeNs | None = None
+    to_ns: TimeNs | None = None
+    range_ns: int | None = None
+    rows: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Bars:
+    """Per key and interval [n * every_ns, (n + 1) * every_ns) the aggregates of its rows with time in [from_ns, to_ns).
+
+    `fill`: "none" leaves empty bars out; "null" and "prev" give every key of the answer every bar from `from_ns` to
+    `to_ns` (where that is None: from the answer's first bar, to its last), with nulls or the bar before's aggregates.
+    """
+
+    table: str
+    aggs: tuple[Agg, ...]
+    every_ns: int
+    keys: tuple[str, ...] | None = None
+    from_ns: TimeNs | None = None
+    to_ns: TimeNs | None = None
+    fill: str = "none"
+
+
 @dataclass(frozen=True, slots=True)
 class Sql:
     """A SELECT in the ClickHouse dialect."""
@@ -71,7 +162,7 @@ class Sql:
     text: str
 
 
-Verb = LastBy | FirstBy | Scan | Asof | Sql
+Verb = LastBy | FirstBy | Scan | Asof | Window | Bars | Sql
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,7 +192,7 @@ def parse_query(wire: Any) -> Query:
             wire = json.loads(wire)
         except (json.JSONDecodeError, UnicodeDecodeError) as error:
             raise InvalidArgument(f'The query is not JSON ({error}). Send for example {{"sql": "SELECT 1"}}.') from None
-    fields = _Fields(wire, "the query")
+    fields = Fields(wire, "the query")
     verbs = [name for name in _VERBS if name in fields.wire]
     if len(verbs) != 1:
         raise InvalidArgument(
@@ -120,89 +211,22 @@ def parse_query(wire: Any) -> Query:
     return query
 
 
-class _Fields:
-    """Takes the fields of one JSON object one by one; `refuse_rest` names what was not taken."""
-
-    def __init__(self, wire: Any, subject: str) -> None:
-        if not isinstance(wire, dict):
-            raise InvalidArgument(f"{subject} is {json.dumps(wire)[:80]}, but must be a JSON object.")
-        self.wire = wire
-        self._left = dict(wire)
-        self._subject = subject
-        self._known: list[str] = []
-
-    def take(self, name: str) -> Any:
-        self._known.append(name)
-        return self._left.pop(name, None)
-
-    def refuse_rest(self) -> None:
-        if self._left:
-            raise InvalidArgument(
-                f"{self._subject} has the unknown field {next(iter(self._left))!r}. Known fields are {', '.join(self._known)}."
-            )
-
-    def _wrong(self, name: str, value: Any, rule: str) -> InvalidArgument:
-        return InvalidArgument(f"`{name}` of {self._subject} is {json.dumps(value)[:80]}, but must be {rule}.")
-
-    def name(self, name: str) -> str:
-        value = self.take(name)
-        if not isinstance(value, str) or not value:
-            raise self._wrong(name, value, "a table's name")
-        return value
-
-    def names(self, name: str) -> tuple[str, ...] | None:
-        value = self.take(name)
-        if value is None:
-            return None
-        if not isinstance(value, list) or not all(isinstance(v, str) for v in value):
-            raise self._wrong(name, value, "a list of strings")
-        return tuple(value)
-
-    def time(self, name: str) -> TimeNs | None:
-        value = self.take(name)
-        return None if value is None else parse_time_ns(value, f"`{name}` of {self._subject}")
-
-    def choice(self, name: str, choices: tuple[str, ...]) -> str:
-        value = self.take(name)
-        if value is None:
-            return choices[0]
-        if value not in choices:
-            raise self._wrong(name, value, f"one of {', '.join(choices)}")
-        return str(value)
-
-    def boolean(self, name: str, default: bool) -> bool:
-        value = self.take(name)
-        if value is None:
-            return default
-        if not isinstance(value, bool):
-            raise self._wrong(name, value, "true or false")
-        return value
-
-    def count(self, name: str) -> int | None:
-        value = self.take(name)
-        if value is None:
-            return None
-        if not isinstance(value, int) or isinstance(value, bool) or value < 0:
-            raise self._wrong(name, value, "an integer of at least 0")
-        return value
-
-
 def _last_by(wire: Any) -> LastBy:
-    fields = _Fields(wire, "last_by")
+    fields = Fields(wire, "last_by")
     verb = LastBy(fields.name("table"), fields.names("keys"), fields.names("columns"), fields.time("at"))
     fields.refuse_rest()
     return verb
 
 
 def _first_by(wire: Any) -> FirstBy:
-    fields = _Fields(wire, "first_by")
+    fields = Fields(wire, "first_by")
     verb = FirstBy(fields.name("table"), fields.names("keys"), fields.names("columns"), fields.time("at"))
     fields.refuse_rest()
     return verb
 
 
 def _scan(wire: Any, subject: str = "scan") -> Scan:
-    fields = _Fields(wire, subject)
+    fields = Fields(wire, subject)
     verb = Scan(
         table=fields.name("table"),
         keys=fields.names("keys"),
@@ -216,10 +240,10 @@ def _scan(wire: Any, subject: str = "scan") -> Scan:
 
 
 def _asof(wire: Any) -> Asof:
-    fields = _Fields(wire, "asof")
+    fields = Fields(wire, "asof")
     left = fields.take("left")
     probe = isinstance(left, dict) and left.get("probe") is True
-    right = _Fields(fields.take("right"), "`right` of asof")
+    right = Fields(fields.take("right"), "`right` of asof")
     tolerance = fields.take("tolerance")
     verb = Asof(
         left=None if probe else _scan(left, "`left` of asof"),
@@ -234,6 +258,59 @@ def _asof(wire: Any) -> Asof:
     return verb
 
 
+def _window(wire: Any) -> Window:
+    fields = Fields(wire, "window")
+    verb = Window(
+        table=fields.name("table"),
+        aggs=_aggs(fields, WINDOW_FNS),
+        keys=fields.names("keys"),
+        from_ns=fields.time("from"),
+        to_ns=fields.time("to"),
+        range_ns=fields.duration("range"),
+        rows=fields.count("rows", 1, WINDOW_ROWS_MAX),
+    )
+    fields.refuse_rest()
+    if (verb.range_ns is None) == (verb.rows is None):
+        both = "neither `range` nor `rows`" if verb.rows is None else "both `range` and `rows`"
+        raise InvalidArgument(f'The window has {both}, but must have one. Write for example "range": "5m".')
+    return verb
+
+
+def _bars(wire: Any) -> Bars:
+    fields = Fields(wire, "bars")
+    every_ns = fields.duration("every")
+    if every_ns is None:
+        raise fields.wrong("every", None, 'a duration such as "1s"')
+    verb = Bars(
+        table=fields.name("table"),
+        aggs=_aggs(fields, BARS_FNS),
+        every_ns=every_ns,
+        keys=fields.names("keys"),
+        from_ns=fields.time("from"),
+        to_ns=fields.time("to"),
+        fill=fields.choice("fill", ("none", "null", "prev")),
+    )
+    fields.refuse_rest()
+    return verb
+
+
+def _aggs(fields: Fields, fns: tuple[str, ...]) -> tuple[Agg, ...]:
+    aggs = tuple(_agg(one, fns) for one in fields.objects("aggs"))
+    names = [agg.name for agg in aggs]
+    if twice := [name for at, name in enumerate(names) if name in names[:at]]:
+        raise InvalidArgument(f'Two aggregates are named {twice[0]!r}. Name one of them otherwise with "as".')
+    return aggs
+
+
+def _agg(fields: Fields, fns: tuple[str, ...]) -> Agg:
+    fn = fields.take("fn")
+    if fn not in fns:
+        raise fields.wrong("fn", fn, f"one of {', '.join(fns)}")
+    value, weight, alpha, name = (fields.take(one) for one in ("value", "weight", "alpha", "as"))
+    fields.refuse_rest()
+    return Agg(fn, value, weight, alpha, "" if name is None else name)
+
+
 def _sql(wire: Any) -> Sql:
     if not isinstance(wire, str) or not wire.strip():
         raise InvalidArgument(f"`sql` is {json.dumps(wire)[:80]}, but must be the text of a SELECT.")
@@ -243,7 +320,7 @@ def _sql(wire: Any) -> Sql:
 def _freshness(wire: Any) -> Freshness:
     if wire is None:
         return Freshness()
-    fields = _Fields(wire, "`freshness`")
+    fields = Fields(wire, "`freshness`")
     token, wait_ms = fields.take("min_token"), fields.count("wait_ms")
     freshness = Freshness(
         min_token=None if token is None else parse_token(token),
@@ -259,5 +336,7 @@ _VERBS: dict[str, Callable[[Any], Verb]] = {
     "last_by": _last_by,
     "first_by": _first_by,
     "asof": _asof,
+    "window": _window,
+    "bars": _bars,
     "scan": _scan,
 }

@@ -27,43 +27,51 @@ from google.protobuf import struct_pb2 as google_dot_protobuf_dot_struct__pb2
 from google.protobuf import timestamp_pb2 as google_dot_protobuf_dot_timestamp__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1cproxist/query/v1/query.proto\x12\x10proxist.query.v1\x1a\x1egoogle/protobuf/duration.proto\x1a\x1cgoogle/protobuf/struct.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"\xec\x02\n\x05Query\x12\r\n\x03sql\x18\x01 \x01(\tH\x00\x12+\n\x07last_by\x18\x02 \x01(\x0b\x32\x18.proxist.query.v1.LastByH\x00\x12-\n\x08\x66irst_by\x18\x03 \x01(\x0b\x32\x19.proxist.query.v1.FirstByH\x00\x12&\n\x04\x61sof\x18\x04 \x01(\x0b\x32\x16.proxist.query.v1.AsofH\x00\x12&\n\x04scan\x18\x05 \x01(\x0b\x32\x16.proxist.query.v1.ScanH\x00\x12.\n\tfreshness\x18\n \x01(\x0b\x32\x1b.proxist.query.v1.Freshness\x12\r\n\x05\x61s_of\x18\x0b \x01(\t\x12\x34\n\x0c\x63ompleteness\x18\x0c \x01(\x0e\x32\x1e.proxist.query.v1.Completeness\x12+\n\x08hot_path\x18\r \x01(\x0e\x32\x19.proxist.query.v1.HotPathB\x06\n\x04verb\"m\n\tFreshness\x12\x11\n\tmin_token\x18\x01 \x01(\t\x12\x14\n\x07wait_ms\x18\x02 \x01(\rH\x00\x88\x01\x01\x12+\n\x08on_stale\x18\x03 \x01(\x0e\x32\x19.proxist.query.v1.OnStaleB\n\n\x08_wait_ms\"^\n\x06LastBy\x12\r\n\x05table\x18\x01 \x01(\t\x12\x0c\n\x04keys\x18\x02 \x03(\t\x12\x0f\n\x07\x63olumns\x18\x03 \x03(\t\x12&\n\x02\x61t\x18\x04 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\"_\n\x07\x46irstBy\x12\r\n\x05table\x18\x01 \x01(\t\x12\x0c\n\x04keys\x18\x02 \x03(\t\x12\x0f\n\x07\x63olumns\x18\x03 \x03(\t\x12&\n\x02\x61t\x18\x04 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\"\xa4\x01\n\x04Scan\x12\r\n\x05table\x18\x01 \x01(\t\x12\x0c\n\x04keys\x18\x02 \x03(\t\x12\x0f\n\x07\x63olumns\x18\x03 \x03(\t\x12(\n\x04\x66rom\x18\x04 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12&\n\x02to\x18\x05 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x12\n\x05limit\x18\x06 \x01(\x04H\x00\x88\x01\x01\x42\x08\n\x06_limit\"+\n\tAsofRight\x12\r\n\x05table\x18\x01 \x01(\t\x12\x0f\n\x07\x63olumns\x18\x02 \x03(\t\"\xe0\x01\n\x04\x41sof\x12$\n\x04left\x18\x01 \x01(\x0b\x32\x16.proxist.query.v1.Scan\x12*\n\x05right\x18\x02 \x01(\x0b\x32\x1b.proxist.query.v1.AsofRight\x12.\n\tdirection\x18\x03 \x01(\x0e\x32\x1b.proxist.query.v1.Direction\x12,\n\ttolerance\x18\x04 \x01(\x0b\x32\x19.google.protobuf.Duration\x12\x18\n\x0b\x61llow_exact\x18\x05 \x01(\x08H\x00\x88\x01\x01\x42\x0e\n\x0c_allow_exact\"Y\n\x06\x41nswer\x12%\n\x04rows\x18\x01 \x03(\x0b\x32\x17.google.protobuf.Struct\x12(\n\x07receipt\x18\x02 \x01(\x0b\x32\x17.google.protobuf.Struct\"\x0f\n\rStatusRequest\"t\n\x0eStatusResponse\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\r\n\x05state\x18\x02 \x01(\t\x12\x0b\n\x03pid\x18\x03 \x01(\r\x12\x0f\n\x07version\x18\x04 \x01(\t\x12\'\n\x06owners\x18\x05 \x03(\x0b\x32\x17.proxist.query.v1.Owner\"\"\n\x05Owner\x12\x0c\n\x04node\x18\x01 \x01(\t\x12\x0b\n\x03via\x18\x02 \x01(\t*+\n\x0c\x43ompleteness\x12\n\n\x06strict\x10\x00\x12\x0f\n\x0b\x62\x65st_effort\x10\x01*+\n\x07HotPath\x12\x08\n\x04\x61uto\x10\x00\x12\n\n\x06\x61ttach\x10\x01\x12\n\n\x06\x66light\x10\x02*\x1d\n\x07OnStale\x12\t\n\x05\x65rror\x10\x00\x12\x07\n\x03hot\x10\x01*3\n\tDirection\x12\x0c\n\x08\x62\x61\x63kward\x10\x00\x12\x0b\n\x07\x66orward\x10\x01\x12\x0b\n\x07nearest\x10\x02\x32\x99\x01\n\x0cQueryService\x12<\n\x05Query\x12\x17.proxist.query.v1.Query\x1a\x18.proxist.query.v1.Answer0\x01\x12K\n\x06Status\x12\x1f.proxist.query.v1.StatusRequest\x1a .proxist.query.v1.StatusResponseb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1cproxist/query/v1/query.proto\x12\x10proxist.query.v1\x1a\x1egoogle/protobuf/duration.proto\x1a\x1cgoogle/protobuf/struct.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"\xc0\x03\n\x05Query\x12\r\n\x03sql\x18\x01 \x01(\tH\x00\x12+\n\x07last_by\x18\x02 \x01(\x0b\x32\x18.proxist.query.v1.LastByH\x00\x12-\n\x08\x66irst_by\x18\x03 \x01(\x0b\x32\x19.proxist.query.v1.FirstByH\x00\x12&\n\x04\x61sof\x18\x04 \x01(\x0b\x32\x16.proxist.query.v1.AsofH\x00\x12&\n\x04scan\x18\x05 \x01(\x0b\x32\x16.proxist.query.v1.ScanH\x00\x12*\n\x06window\x18\x06 \x01(\x0b\x32\x18.proxist.query.v1.WindowH\x00\x12&\n\x04\x62\x61rs\x18\x07 \x01(\x0b\x32\x16.proxist.query.v1.BarsH\x00\x12.\n\tfreshness\x18\n \x01(\x0b\x32\x1b.proxist.query.v1.Freshness\x12\r\n\x05\x61s_of\x18\x0b \x01(\t\x12\x34\n\x0c\x63ompleteness\x18\x0c \x01(\x0e\x32\x1e.proxist.query.v1.Completeness\x12+\n\x08hot_path\x18\r \x01(\x0e\x32\x19.proxist.query.v1.HotPathB\x06\n\x04verb\"m\n\tFreshness\x12\x11\n\tmin_token\x18\x01 \x01(\t\x12\x14\n\x07wait_ms\x18\x02 \x01(\rH\x00\x88\x01\x01\x12+\n\x08on_stale\x18\x03 \x01(\x0e\x32\x19.proxist.query.v1.OnStaleB\n\n\x08_wait_ms\"^\n\x06LastBy\x12\r\n\x05table\x18\x01 \x01(\t\x12\x0c\n\x04keys\x18\x02 \x03(\t\x12\x0f\n\x07\x63olumns\x18\x03 \x03(\t\x12&\n\x02\x61t\x18\x04 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\"_\n\x07\x46irstBy\x12\r\n\x05table\x18\x01 \x01(\t\x12\x0c\n\x04keys\x18\x02 \x03(\t\x12\x0f\n\x07\x63olumns\x18\x03 \x03(\t\x12&\n\x02\x61t\x18\x04 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\"\xa4\x01\n\x04Scan\x12\r\n\x05table\x18\x01 \x01(\t\x12\x0c\n\x04keys\x18\x02 \x03(\t\x12\x0f\n\x07\x63olumns\x18\x03 \x03(\t\x12(\n\x04\x66rom\x18\x04 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12&\n\x02to\x18\x05 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x12\n\x05limit\x18\x06 \x01(\x04H\x00\x88\x01\x01\x42\x08\n\x06_limit\"+\n\tAsofRight\x12\r\n\x05table\x18\x01 \x01(\t\x12\x0f\n\x07\x63olumns\x18\x02 \x03(\t\"\xe0\x01\n\x04\x41sof\x12$\n\x04left\x18\x01 \x01(\x0b\x32\x16.proxist.query.v1.Scan\x12*\n\x05right\x18\x02 \x01(\x0b\x32\x1b.proxist.query.v1.AsofRight\x12.\n\tdirection\x18\x03 \x01(\x0e\x32\x1b.proxist.query.v1.Direction\x12,\n\ttolerance\x18\x04 \x01(\x0b\x32\x19.google.protobuf.Duration\x12\x18\n\x0b\x61llow_exact\x18\x05 \x01(\x08H\x00\x88\x01\x01\x42\x0e\n\x0c_allow_exact\"Z\n\x03\x41gg\x12\n\n\x02\x66n\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t\x12\x0e\n\x06weight\x18\x03 \x01(\t\x12\x12\n\x05\x61lpha\x18\x04 \x01(\x01H\x00\x88\x01\x01\x12\n\n\x02\x61s\x18\x05 \x01(\tB\x08\n\x06_alpha\"\xe2\x01\n\x06Window\x12\r\n\x05table\x18\x01 \x01(\t\x12\x0c\n\x04keys\x18\x02 \x03(\t\x12(\n\x04\x66rom\x18\x03 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12&\n\x02to\x18\x04 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12(\n\x05range\x18\x05 \x01(\x0b\x32\x19.google.protobuf.Duration\x12\x11\n\x04rows\x18\x06 \x01(\rH\x00\x88\x01\x01\x12#\n\x04\x61ggs\x18\x07 \x03(\x0b\x32\x15.proxist.query.v1.AggB\x07\n\x05_rows\"\x95\x02\n\x04\x42\x61rs\x12\r\n\x05table\x18\x01 \x01(\t\x12\x0c\n\x04keys\x18\x02 \x03(\t\x12(\n\x04\x66rom\x18\x03 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12&\n\x02to\x18\x04 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12(\n\x05\x65very\x18\x05 \x01(\x0b\x32\x19.google.protobuf.Duration\x12)\n\x04\x66ill\x18\x06 \x01(\x0e\x32\x1b.proxist.query.v1.Bars.Fill\x12#\n\x04\x61ggs\x18\x07 \x03(\x0b\x32\x15.proxist.query.v1.Agg\"$\n\x04\x46ill\x12\x08\n\x04none\x10\x00\x12\x08\n\x04null\x10\x01\x12\x08\n\x04prev\x10\x02\"Y\n\x06\x41nswer\x12%\n\x04rows\x18\x01 \x03(\x0b\x32\x17.google.protobuf.Struct\x12(\n\x07receipt\x18\x02 \x01(\x0b\x32\x17.google.protobuf.Struct\"\x0f\n\rStatusRequest\"t\n\x0eStatusResponse\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\r\n\x05state\x18\x02 \x01(\t\x12\x0b\n\x03pid\x18\x03 \x01(\r\x12\x0f\n\x07version\x18\x04 \x01(\t\x12\'\n\x06owners\x18\x05 \x03(\x0b\x32\x17.proxist.query.v1.Owner\"\"\n\x05Owner\x12\x0c\n\x04node\x18\x01 \x01(\t\x12\x0b\n\x03via\x18\x02 \x01(\t*+\n\x0c\x43ompleteness\x12\n\n\x06strict\x10\x00\x12\x0f\n\x0b\x62\x65st_effort\x10\x01*+\n\x07HotPath\x12\x08\n\x04\x61uto\x10\x00\x12\n\n\x06\x61ttach\x10\x01\x12\n\n\x06\x66light\x10\x02*\x1d\n\x07OnStale\x12\t\n\x05\x65rror\x10\x00\x12\x07\n\x03hot\x10\x01*3\n\tDirection\x12\x0c\n\x08\x62\x61\x63kward\x10\x00\x12\x0b\n\x07\x66orward\x10\x01\x12\x0b\n\x07nearest\x10\x02\x32\x99\x01\n\x0cQueryService\x12<\n\x05Query\x12\x17.proxist.query.v1.Query\x1a\x18.proxist.query.v1.Answer0\x01\x12K\n\x06Status\x12\x1f.proxist.query.v1.StatusRequest\x1a .proxist.query.v1.StatusResponseb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'proxist.query.v1.query_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
-  _globals['_COMPLETENESS']._serialized_start=1517
-  _globals['_COMPLETENESS']._serialized_end=1560
-  _globals['_HOTPATH']._serialized_start=1562
-  _globals['_HOTPATH']._serialized_end=1605
-  _globals['_ONSTALE']._serialized_start=1607
-  _globals['_ONSTALE']._serialized_end=1636
-  _globals['_DIRECTION']._serialized_start=1638
-  _globals['_DIRECTION']._serialized_end=1689
+  _globals['_COMPLETENESS']._serialized_start=2202
+  _globals['_COMPLETENESS']._serialized_end=2245
+  _globals['_HOTPATH']._serialized_start=2247
+  _globals['_HOTPATH']._serialized_end=2290
+  _globals['_ONSTALE']._serialized_start=2292
+  _globals['_ONSTALE']._serialized_end=2321
+  _globals['_DIRECTION']._serialized_start=2323
+  _globals['_DIRECTION']._serialized_end=2374
   _globals['_QUERY']._serialized_start=146
-  _globals['_QUERY']._serialized_end=510
-  _globals['_FRESHNESS']._serialized_start=512
-  _globals['_FRESHNESS']._serialized_end=621
-  _globals['_LASTBY']._serialized_start=623
-  _globals['_LASTBY']._serialized_end=717
-  _globals['_FIRSTBY']._serialized_start=719
-  _globals['_FIRSTBY']._serialized_end=814
-  _globals['_SCAN']._serialized_start=817
-  _globals['_SCAN']._serialized_end=981
-  _globals['_ASOFRIGHT']._serialized_start=983
-  _globals['_ASOFRIGHT']._serialized_end=1026
-  _globals['_ASOF']._serialized_start=1029
-  _globals['_ASOF']._serialized_end=1253
-  _globals['_ANSWER']._serialized_start=1255
-  _globals['_ANSWER']._serialized_end=1344
-  _globals['_STATUSREQUEST']._serialized_start=1346
-  _globals['_STATUSREQUEST']._serialized_end=1361
-  _globals['_STATUSRESPONSE']._serialized_start=1363
-  _globals['_STATUSRESPONSE']._serialized_end=1479
-  _globals['_OWNER']._serialized_start=1481
-  _globals['_OWNER']._serialized_end=1515
-  _globals['_QUERYSERVICE']._serialized_start=1692
-  _globals['_QUERYSERVICE']._serialized_end=1845
+  _globals['_QUERY']._serialized_end=594
+  _globals['_FRESHNESS']._serialized_start=596
+  _globals['_FRESHNESS']._serialized_end=705
+  _globals['_LASTBY']._serialized_start=707
+  _globals['_LASTBY']._serialized_end=801
+  _globals['_FIRSTBY']._serialized_start=803
+  _globals['_FIRSTBY']._serialized_end=898
+  _globals['_SCAN']._serialized_start=901
+  _globals['_SCAN']._serialized_end=1065
+  _globals['_ASOFRIGHT']._serialized_start=1067
+  _globals['_ASOFRIGHT']._serialized_end=1110
+  _globals['_ASOF']._serialized_start=1113
+  _globals['_ASOF']._serialized_end=1337
+  _globals['_AGG']._serialized_start=1339
+  _globals['_AGG']._serialized_end=1429
+  _globals['_WINDOW']._serialized_start=1432
+  _globals['_WINDOW']._serialized_end=1658
+  _globals['_BARS']._serialized_start=1661
+  _globals['_BARS']._serialized_end=1938
+  _globals['_BARS_FILL']._serialized_start=1902
+  _globals['_BARS_FILL']._serialized_end=1938
+  _globals['_ANSWER']._serialized_start=1940
+  _globals['_ANSWER']._serialized_end=2029
+  _globals['_STATUSREQUEST']._serialized_start=2031
+  _globals['_STATUSREQUEST']._serialized_end=2046
+  _globals['_STATUSRESPONSE']._serialized_start=2048
+  _globals['_STATUSRESPONSE']._serialized_end=2164
+  _globals['_OWNER']._serialized_start=2166
+  _globals['_OWNER']._serialized_end=2200
+  _globals['_QUERYSERVICE']._serialized_start=2377
+  _globals['_QUERYSERVICE']._serialized_end=2530
 # @@protoc_insertion_point(module_scope)

@@ -45,12 +45,14 @@ forward: Direction
 nearest: Direction
 
 class Query(_message.Message):
-    __slots__ = ("sql", "last_by", "first_by", "asof", "scan", "freshness", "as_of", "completeness", "hot_path")
+    __slots__ = ("sql", "last_by", "first_by", "asof", "scan", "window", "bars", "freshness", "as_of", "completeness", "hot_path")
     SQL_FIELD_NUMBER: _ClassVar[int]
     LAST_BY_FIELD_NUMBER: _ClassVar[int]
     FIRST_BY_FIELD_NUMBER: _ClassVar[int]
     ASOF_FIELD_NUMBER: _ClassVar[int]
     SCAN_FIELD_NUMBER: _ClassVar[int]
+    WINDOW_FIELD_NUMBER: _ClassVar[int]
+    BARS_FIELD_NUMBER: _ClassVar[int]
     FRESHNESS_FIELD_NUMBER: _ClassVar[int]
     AS_OF_FIELD_NUMBER: _ClassVar[int]
     COMPLETENESS_FIELD_NUMBER: _ClassVar[int]
@@ -60,11 +62,13 @@ class Query(_message.Message):
     first_by: FirstBy
     asof: Asof
     scan: Scan
+    window: Window
+    bars: Bars
     freshness: Freshness
     as_of: str
     completeness: Completeness
     hot_path: HotPath
-    def __init__(self, sql: _Optional[str] = ..., last_by: _Optional[_Union[LastBy, _Mapping]] = ..., first_by: _Optional[_Union[FirstBy, _Mapping]] = ..., asof: _Optional[_Union[Asof, _Mapping]] = ..., scan: _Optional[_Union[Scan, _Mapping]] = ..., freshness: _Optional[_Union[Freshness, _Mapping]] = ..., as_of: _Optional[str] = ..., completeness: _Optional[_Union[Completeness, str]] = ..., hot_path: _Optional[_Union[HotPath, str]] = ...) -> None: ...
+    def __init__(self, sql: _Optional[str] = ..., last_by: _Optional[_Union[LastBy, _Mapping]] = ..., first_by: _Optional[_Union[FirstBy, _Mapping]] = ..., asof: _Optional[_Union[Asof, _Mapping]] = ..., scan: _Optional[_Union[Scan, _Mapping]] = ..., window: _Optional[_Union[Window, _Mapping]] = ..., bars: _Optional[_Union[Bars, _Mapping]] = ..., freshness: _Optional[_Union[Freshness, _Mapping]] = ..., as_of: _Optional[str] = ..., completeness: _Optional[_Union[Completeness, str]] = ..., hot_path: _Optional[_Union[HotPath, str]] = ...) -> None: ...
 
 class Freshness(_message.Message):
     __slots__ = ("min_token", "wait_ms", "on_stale")
@@ -136,6 +140,61 @@ class Asof(_message.Message):
     tolerance: _duration_pb2.Duration
     allow_exact: bool
     def __init__(self, left: _Optional[_Union[Scan, _Mapping]] = ..., right: _Optional[_Union[AsofRight, _Mapping]] = ..., direction: _Optional[_Union[Direction, str]] = ..., tolerance: _Optional[_Union[datetime.timedelta, _duration_pb2.Duration, _Mapping]] = ..., allow_exact: _Optional[bool] = ...) -> None: ...
+
+class Agg(_message.Message):
+    __slots__ = ("fn", "value", "weight", "alpha")
+    FN_FIELD_NUMBER: _ClassVar[int]
+    VALUE_FIELD_NUMBER: _ClassVar[int]
+    WEIGHT_FIELD_NUMBER: _ClassVar[int]
+    ALPHA_FIELD_NUMBER: _ClassVar[int]
+    AS_FIELD_NUMBER: _ClassVar[int]
+    fn: str
+    value: str
+    weight: str
+    alpha: float
+    def __init__(self, fn: _Optional[str] = ..., value: _Optional[str] = ..., weight: _Optional[str] = ..., alpha: _Optional[float] = ..., **kwargs) -> None: ...
+
+class Window(_message.Message):
+    __slots__ = ("table", "keys", "to", "range", "rows", "aggs")
+    TABLE_FIELD_NUMBER: _ClassVar[int]
+    KEYS_FIELD_NUMBER: _ClassVar[int]
+    FROM_FIELD_NUMBER: _ClassVar[int]
+    TO_FIELD_NUMBER: _ClassVar[int]
+    RANGE_FIELD_NUMBER: _ClassVar[int]
+    ROWS_FIELD_NUMBER: _ClassVar[int]
+    AGGS_FIELD_NUMBER: _ClassVar[int]
+    table: str
+    keys: _containers.RepeatedScalarFieldContainer[str]
+    to: _timestamp_pb2.Timestamp
+    range: _duration_pb2.Duration
+    rows: int
+    aggs: _containers.RepeatedCompositeFieldContainer[Agg]
+    def __init__(self, table: _Optional[str] = ..., keys: _Optional[_Iterable[str]] = ..., to: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., range: _Optional[_Union[datetime.timedelta, _duration_pb2.Duration, _Mapping]] = ..., rows: _Optional[int] = ..., aggs: _Optional[_Iterable[_Union[Agg, _Mapping]]] = ..., **kwargs) -> None: ...
+
+class Bars(_message.Message):
+    __slots__ = ("table", "keys", "to", "every", "fill", "aggs")
+    class Fill(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
+        __slots__ = ()
+        none: _ClassVar[Bars.Fill]
+        null: _ClassVar[Bars.Fill]
+        prev: _ClassVar[Bars.Fill]
+    none: Bars.Fill
+    null: Bars.Fill
+    prev: Bars.Fill
+    TABLE_FIELD_NUMBER: _ClassVar[int]
+    KEYS_FIELD_NUMBER: _ClassVar[int]
+    FROM_FIELD_NUMBER: _ClassVar[int]
+    TO_FIELD_NUMBER: _ClassVar[int]
+    EVERY_FIELD_NUMBER: _ClassVar[int]
+    FILL_FIELD_NUMBER: _ClassVar[int]
+    AGGS_FIELD_NUMBER: _ClassVar[int]
+    table: str
+    keys: _containers.RepeatedScalarFieldContainer[str]
+    to: _timestamp_pb2.Timestamp
+    every: _duration_pb2.Duration
+    fill: Bars.Fill
+    aggs: _containers.RepeatedCompositeFieldContainer[Agg]
+    def __init__(self, table: _Optional[str] = ..., keys: _Optional[_Iterable[str]] = ..., to: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., every: _Optional[_Union[datetime.timedelta, _duration_pb2.Duration, _Mapping]] = ..., fill: _Optional[_Union[Bars.Fill, str]] = ..., aggs: _Optional[_Iterable[_Union[Agg, _Mapping]]] = ..., **kwargs) -> None: ...
 
 class Answer(_message.Message):
     __slots__ = ("rows", "receipt")

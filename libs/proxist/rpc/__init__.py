@@ -11,7 +11,8 @@ directions, bounded start and stop. Nothing here knows what a row means, and not
     grpc_server    GrpcDoor: reflection, health, one interceptor for errors
     grpc_client    connect(address): stubs that raise typed errors
     http           HttpDoor: /metrics /livez /readyz /health
-    attach         AttachDoor and request_fd: descriptors over a unix socket
+    attach         AttachDoor: hands out descriptors over a unix socket
+    attached       Attached and request_fd: hot sets of this host, mapped read-only
     service        main(...): how each service process starts, says that it is ready, and stops
     child          a process that ends with its parent
     ports          free ports, and the error where a port is not free

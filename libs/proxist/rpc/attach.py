@@ -1,4 +1,5 @@
-"""Descriptors over a unix socket (SCM_RIGHTS): how an owner hands its hot set, read-only, to readers of its host.
+"""Descriptors over a unix socket (SCM_RIGHTS): how an owner hands its hot set, read-only, to readers of its host
+(`proxist.rpc.attached`).
 
 One request per connection, one packet each way (SOCK_SEQPACKET): the client sends `{"shard": 7}`, with its
 `token` where the owner has auth; the owner answers
@@ -8,7 +9,6 @@ run directory (0700) and checked again here: the peer must have the owner's uid,
 
 from __future__ import annotations
 
-import array
 import json
 import os
 import socket
@@ -20,9 +20,8 @@ from typing import Any
 
 import structlog
 
-from proxist.auth import outgoing
 from proxist.auth.guard import Guard, open_guard
-from proxist.errors import InternalError, InvalidArgument, PermissionDenied, ProxistError, Unavailable, from_json
+from proxist.errors import InvalidArgument, PermissionDenied
 from proxist.rpc import ports
 from proxist.rpc.status import outward, to_proxist
 
@@ -89,56 +88,6 @@ class AttachDoor:
             client.send(json.dumps({"error": outward(to_proxist(error))}, default=str).encode())
             return
         socket.send_fds(client, [json.dumps({"info": dict(info)}).encode()], [descriptor])
-
-
-def request_fd(path: Path | str, shard: int, *, timeout_s: float = 2.0) -> tuple[int, dict[str, Any]]:
-    """Ask the owner that listens on `path`: (descriptor, info). The caller closes the descriptor.
-
-    Raises what the provider raised; Unavailable where nobody answers within `timeout_s`.
-    """
-    try:
-        with socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as client:
-            client.settimeout(timeout_s)
-            client.connect(str(path))
-            token = outgoing.own()
-            client.send(json.dumps({"shard": shard} if token is None else {"shard": shard, "token": token}).encode())
-            packet, descriptors = _receive(client)
-    except OSError as error:
-        reason = error.strerror or type(error).__name__
-        raise Unavailable(
-            f"Shard {shard} cannot be attached: its owner's socket does not answer ({reason}). Use Flight, or try again.",
-            shard=shard,
-        ) from None
-    return _read_answer(packet, descriptors, shard)
-
-
-def _receive(client: socket.socket) -> tuple[bytes, list[int]]:
-    received = array.array("i")
-    packet, ancillary, _, _ = client.recvmsg(
-        PACKET_BYTES_MAX, socket.CMSG_SPACE(received.itemsize), socket.MSG_CMSG_CLOEXEC
-    )
-    for level, kind, data in ancillary:
-        if level == socket.SOL_SOCKET and kind == socket.SCM_RIGHTS:
-            received.frombytes(data[: len(data) - len(data) % received.itemsize])
-    return packet, list(received)
-
-
-def _read_answer(packet: bytes, descriptors: list[int], shard: int) -> tuple[int, dict[str, Any]]:
-    try:
-        if not packet:
-            raise Unavailable(
-                f"Shard {shard} cannot be attached: its owner is stopping. Use Flight, or try again.", shard=shard
-            )
-        answer = json.loads(packet)
-        if "error" in answer:
-            raise from_json(answer["error"])
-        if len(descriptors) != 1:
-            raise InternalError(f"The owner of shard {shard} sent {len(descriptors)} descriptors instead of one.")
-    except (ProxistError, ValueError) as error:
-        for descriptor in descriptors:
-            os.close(descriptor)
-        raise to_proxist(error) from None
-    return descriptors[0], answer["info"]
 
 
 def _read_request(client: socket.socket) -> tuple[int, str | None]:

@@ -5,7 +5,7 @@ an `Answer`: rows in Order and a receipt. Hot is always read first, per shard, a
 read only where RAM could not decide, and then with exactly that S. No transport, no store, no clock in here.
 
 `cuts` what a cut means for the cold side; `order` the merges; `sources` the two sides as protocols; `reader` freshness,
-tokens and completeness per shard; `executor` the operators.
+tokens and completeness per shard; `executor` the operators, with `asof`, `windows` and `fill` for what those add.
 """
 
 from proxist.seam.cuts import Chain, ColdCut, Log

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -11,14 +11,14 @@ import pyarrow as pa
 from proxist.errors import InvalidArgument, TransientError, Unavailable
 from proxist.hot.ops import HotFirstBy, HotLastBy, HotOp, HotScan, Probes
 from proxist.model.ids import Offset, ShardId
-from proxist.model.query import Asof, FirstBy, LastBy, Query, Scan
+from proxist.model.query import Asof, Bars, FirstBy, LastBy, Query, Scan, Window
 from proxist.model.receipt import Receipt
 from proxist.model.table import Table
 from proxist.seam import order
 from proxist.seam.asof import AsofJoin, merge_matches, probes_of
 from proxist.seam.columns import Columns, columns_of
 from proxist.seam.cuts import ColdCut
-from proxist.seam.reader import ReadRules, ShardPart, ShardReader, shards_of
+from proxist.seam.reader import ReadRules, ShardPart, ShardReader, shards_of, shards_of_rows
 from proxist.seam.sources import (
     Catalog,
     ColdFirstBy,
@@ -30,6 +30,7 @@ from proxist.seam.sources import (
     Step,
     no_step,
 )
+from proxist.seam.windows import Keys, Windows
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,7 +63,7 @@ class Executor:
         self._elsewhere = elsewhere
         self._step = step
         self._rows_hot = self._rows_cold = 0
-        self._cold_used = False
+        self._cold_used = self._hot_used = False
 
     def run(self, query: Query, tenant: str, probes: pa.Table | None = None) -> Answer:
         """The answer to `query`; `probes` are the caller's rows where an asof's left is none of ours.
@@ -70,7 +71,7 @@ class Executor:
         Raises NotFound, InvalidArgument, TokenLost, Stale, Unavailable, and what `step` raises.
         """
         self._rows_hot = self._rows_cold = 0
-        self._cold_used = False
+        self._cold_used = self._hot_used = False
         reader = ShardReader(self._catalog, self._hot, ReadRules.of(query), self._step)
         verb, tables = query.verb, {}
         if isinstance(verb, Scan):
@@ -82,6 +83,9 @@ class Executor:
             rows = self._one_by(reader, verb, table)
         elif isinstance(verb, Asof):
             rows = self._asof(reader, verb, tenant, probes, tables)
+        elif isinstance(verb, Window | Bars):
+            table = tables[verb.table] = self._catalog.table(tenant, verb.table)
+            rows = self._windows(reader, Windows.of(verb, table))
         else:
             raise InvalidArgument(f"This node answers operators, not `sql`. {self._elsewhere()}")
         return Answer(rows, self._receipt(reader, tables))
@@ -92,7 +96,7 @@ class Executor:
             rows_hot=self._rows_hot,
             rows_cold=self._rows_cold,
             cold_used=self._cold_used,
-            hot_used=self._rows_hot > 0 or not self._cold_used,
+            hot_used=self._hot_used or self._rows_hot > 0 or not self._cold_used,
             schema_version={name: table.schema_version for name, table in tables.items()},
             missing=tuple(reader.missing),
         )
@@ -103,7 +107,7 @@ class Executor:
         def op(keys: tuple[str, ...] | None) -> Callable[[Offset | None], HotOp]:
             return lambda end: HotScan(keys, columns.hot, verb.from_ns, verb.to_ns, verb.limit, end=end)
 
-        reads, cold = self._read_keys(reader, columns, verb.keys, op)
+        reads, cold = self._read_keys(reader, columns, shards_of(columns.table, verb.keys), op)
         if cold is not None:
             keys, cuts = cold
             cold_op = ColdScan(columns.table, cuts, columns.carried, keys, verb.from_ns, verb.to_ns, verb.limit)
@@ -129,16 +133,16 @@ class Executor:
         def op(keys: tuple[str, ...] | None) -> Callable[[Offset | None], HotOp]:
             return lambda end: hot_op(keys, columns.hot, verb.at_ns, end)
 
-        reads, cold = self._read_keys(reader, columns, verb.keys, op)
+        reads, cold = self._read_keys(reader, columns, shards_of(columns.table, verb.keys), op)
         cold_rows = None
         if cold is not None:
             keys, cuts = cold
             cold_rows = self._read_cold(reader, cold_op(table, cuts, columns.carried, keys, verb.at_ns), columns)
+        if cold_rows is None and len(reads) == 1:  # a part is ascending by key
+            self._count(reads[0].part.rows.num_rows, reads[0].part.rows.num_rows)
+            return columns.alone(reads[0])
         rows, hot_count = _joined(columns, reads, cold_rows)
         keys_column = rows.column(table.spec.key)
-        if cold_rows is None and order.keys_ascending(keys_column):
-            self._count(rows.num_rows, rows.num_rows)
-            return columns.project(rows)
         indices = order.one_per_key(keys_column, order.ranks_of(rows, table.spec), last=last)
         self._count(int(np.count_nonzero(indices < hot_count)), len(indices))
         return columns.project(rows.take(indices))
@@ -188,18 +192,51 @@ class Executor:
         self._count(hot_matched, matched)
         return rows
 
+    def _windows(self, reader: ShardReader, windows: Windows) -> pa.Table:
+        """Of a key that RAM decides the owner's answer; of the others the same, computed here from rows of both sides."""
+        columns, shares = windows.columns, shards_of(windows.columns.table, windows.verb.keys)
+        reads = [
+            read
+            for shard, share in shares.items()
+            if (read := reader.read(columns.table, shard, windows.hot_op(share))) is not None
+        ]
+        undecided = {
+            read.shard: shares[read.shard] if read.part.cold.keys is None else read.part.cold.keys
+            for read in reads
+            if read.part.cold
+        }
+        if None in undecided.values():  # the one cold statement reads every key: then of each shard that it reads
+            undecided = dict.fromkeys(undecided)
+            reads = [read for read in reads if read.shard not in undecided]
+        answers = [windows.of_part(read) for read in reads]
+        decided = sum(answer.num_rows for answer in answers)
+        self._count(decided, decided)
+        if undecided:
+            answers.append(self._from_rows(reader, windows, undecided))
+        return windows.answer(answers)
+
+    def _from_rows(self, reader: ShardReader, windows: Windows, shares: Mapping[ShardId, Keys]) -> pa.Table:
+        columns = windows.columns
+        reads, cold = self._read_keys(reader, columns, shares, windows.hot_rows)
+        cold_rows = None if cold is None else self._read_cold(reader, windows.cold_rows(*cold), columns)
+        rows, hot_count = _joined(columns, reads, cold_rows)
+        answer = windows.of_rows(rows)
+        self._hot_used = self._hot_used or hot_count > 0
+        self._count(0 if cold_rows is not None else answer.num_rows, answer.num_rows)
+        return answer
+
     def _read_keys(
         self,
         reader: ShardReader,
         columns: Columns,
-        keys: tuple[str, ...] | None,
-        op: Callable[[tuple[str, ...] | None], Callable[[Offset | None], HotOp]],
-    ) -> tuple[list[ShardPart], tuple[tuple[str, ...] | None, tuple[ColdCut, ...]] | None]:
-        """The hot parts of every touched shard, and the keys and cuts that must be read cold, if any."""
+        shares: Mapping[ShardId, Keys],
+        op: Callable[[Keys], Callable[[Offset | None], HotOp]],
+    ) -> tuple[list[ShardPart], tuple[Keys, tuple[ColdCut, ...]] | None]:
+        """The hot parts of the shards, each asked for its share, and the keys and cuts that must be read cold, if any."""
         reads: list[ShardPart] = []
         needed: list[str] = []
         everything, cuts = False, []
-        for shard, share in shards_of(columns.table, keys).items():
+        for shard, share in shares.items():
             read = reader.read(columns.table, shard, op(share))
             if read is None:
                 continue
@@ -256,11 +293,5 @@ def _shard_of_rows(
         return None
     shards = [np.full(read.part.rows.num_rows, read.shard, np.int64) for read in reads]
     if cold is not None:
-        keys = cold.column(table.spec.key).combine_chunks().dictionary_encode()
-        of_key = np.array([_shard_of(table, key) for key in keys.dictionary.to_pylist()], np.int64)
-        shards.append(of_key[keys.indices.to_numpy()])
+        shards.append(shards_of_rows(table, cold.column(table.spec.key)))
     return np.concatenate(shards) if shards else np.zeros(rows.num_rows, np.int64)
-
-
-def _shard_of(table: Table, key: str) -> ShardId:
-    return table.shard_ids[table.slot_of(key)]

@@ -77,27 +77,22 @@ def _ascending(ranks: Ranks, shard: npt.NDArray[np.int64] | None) -> bool:
     return True
 
 
+def by_key(keys: pa.ChunkedArray, ranks: Ranks) -> tuple[Indices, Indices]:
+    """The rows by key (ascending by UTF-8 bytes), of each in Order; and where among them each key begins."""
+    encoded = keys.combine_chunks().dictionary_encode()
+    place = np.empty(len(encoded.dictionary), np.int64)
+    place[pc.sort_indices(encoded.dictionary).to_numpy()] = np.arange(len(place))
+    places = place[encoded.indices.to_numpy(zero_copy_only=False)]
+    order = np.lexsort((ranks.offset, ranks.seq, ranks.time, places))
+    ordered = places[order]
+    change = np.flatnonzero(ordered[1:] != ordered[:-1]) + 1
+    return order, np.insert(change, 0, 0) if len(order) else change
+
+
 def one_per_key(keys: pa.ChunkedArray, ranks: Ranks, *, last: bool) -> Indices:
     """For each key the index of its last (or first) row in Order; ascending by key (UTF-8 bytes)."""
-    encoded = keys.combine_chunks().dictionary_encode()
-    if isinstance(encoded, pa.ChunkedArray):
-        if not len(encoded):
-            return np.zeros(0, np.int64)
-        encoded = encoded.chunk(0)
-    codes = encoded.indices.to_numpy(zero_copy_only=False)
-    order = np.lexsort((ranks.offset, ranks.seq, ranks.time, codes))
-    sorted_codes = codes[order]
-    change = np.flatnonzero(sorted_codes[1:] != sorted_codes[:-1])
-    ends = np.append(change, len(order) - 1) if last else np.insert(change + 1, 0, 0)
-    chosen: Indices = order[ends] if len(order) else order
-    by_key = pc.sort_indices(encoded.dictionary.take(pa.array(codes[chosen])))
-    return chosen[by_key.to_numpy(zero_copy_only=False)]
-
-
-def keys_ascending(keys: pa.ChunkedArray) -> bool:
-    """Whether the keys are strictly ascending: one row each, in the order of an answer."""
-    flat = keys.combine_chunks()
-    return len(flat) < 2 or bool(pc.all(pc.less(flat.slice(0, len(flat) - 1), flat.slice(1))).as_py())
+    order, starts = by_key(keys, ranks)
+    return order[np.append(starts[1:], len(order)) - 1] if last and len(order) else order[starts]
 
 
 def best_per_probe(

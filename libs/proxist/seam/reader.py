@@ -8,6 +8,10 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+
 from proxist.errors import InvalidArgument, NotFound, Stale, TransientError
 from proxist.hot.ops import HotOp, HotPart, Probes
 from proxist.model.ids import Epoch, Offset, ShardId
@@ -151,3 +155,10 @@ def shards_of(table: Table, keys: tuple[str, ...] | None) -> dict[ShardId, tuple
     for key in dict.fromkeys(keys):
         shares.setdefault(table.shard_ids[table.slot_of(key)], []).append(key)
     return {shard: tuple(share) for shard, share in sorted(shares.items())}
+
+
+def shards_of_rows(table: Table, keys: pa.ChunkedArray) -> npt.NDArray[np.int64]:
+    """The shard of each row by its key."""
+    encoded = keys.combine_chunks().dictionary_encode()
+    of_key = np.array([table.shard_ids[table.slot_of(key)] for key in encoded.dictionary.to_pylist()], np.int64)
+    return of_key[encoded.indices.to_numpy()]

@@ -35,7 +35,11 @@ class HotSource(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class ColdScan:
-    """Rows with time in [from_ns, to_ns) in Order (time, seq, offset), the first `limit` of them."""
+    """Rows with time in [from_ns, to_ns); with a `limit` the first so many in Order (time, seq, offset).
+
+    `before`: and of each key the last so many rows, in Order, with time < from_ns (which is then given, and no `limit`).
+    The rows come in any order.
+    """
 
     table: Table
     cuts: tuple[ColdCut, ...]
@@ -43,7 +47,8 @@ class ColdScan:
     keys: tuple[str, ...] | None
     from_ns: TimeNs | None
     to_ns: TimeNs | None
-    limit: int | None
+    limit: int | None = None
+    before: int = 0
 
 
 @dataclass(frozen=True, slots=True)

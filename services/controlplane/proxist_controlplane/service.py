@@ -13,7 +13,8 @@ from prometheus_client import CollectorRegistry
 from proxist.auth.guard import Guard
 from proxist.auth.setup import guard_of
 from proxist.clickhouse import ClickHouse
-from proxist.etcd import Catalog, EtcdClient, NodeRecord, NodeSession, this_host_id
+from proxist.etcd import Catalog, EtcdClient, NodeRecord, NodeSession
+from proxist.hot.host import this_host_id
 from proxist.pb import auth_pb2_grpc, controlplane_pb2, controlplane_pb2_grpc
 from proxist.rpc import tls
 from proxist.rpc.grpc_server import GrpcDoor, GrpcService

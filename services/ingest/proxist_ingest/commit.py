@@ -1,6 +1,6 @@
 """One group commit: from parts that are valid to rows that are logged, on disk, visible and acked, in that order.
 
-Everything here runs on the shard's writer thread. Any exception that leaves `Committer` means that log and memory may
+Everything here runs in a turn of the shard, on one thread at a time. Any exception that leaves `Committer` means that log and memory may
 differ: the shard must stop, and recovery from the log makes them equal again.
 """
 
@@ -88,7 +88,7 @@ class Committer:
         lease: Lease,
         after_append: Callable[[], None],
     ) -> None:
-        """`after_append` is called when records wait for a sync that this thread does not do (levels below disk)."""
+        """`after_append` is called when records wait for a sync that a turn does not do (levels below disk)."""
         self.counts = Counts()
         self.residency = Residency(table, shard, hot)
         self.cutter = Cutter(table.spec.flush, log.end)

@@ -58,9 +58,6 @@ class IngestDoor(FlightHandler):
     def do_get(self, call: Call, ticket: bytes) -> pa.Table | pa.RecordBatch | BatchStream:
         self._gate.check_serving()
         wire = _internal(ticket)
-        if "hot" in wire:
-            call.caller.at("flight/DoGet:hot")
-            return self._reads.hot(wire["hot"])
         if "follow" in wire:
             call.caller.at("flight/DoGet:follow")
             asked = wire["follow"]
@@ -78,14 +75,7 @@ class IngestDoor(FlightHandler):
         writer: flight.MetadataRecordBatchWriter,
     ) -> None:
         self._gate.check_serving()
-        command = _internal(descriptor.command or b"")
-        if "hot" in command:
-            call.caller.at("flight/DoExchange:hot")
-            rows = self._reads.hot(command["hot"], reader.read_chunk().data)
-            writer.begin(rows.schema)
-            writer.write_batch(rows)
-            return
-        if command.get("session") is not True:
+        if _internal(descriptor.command or b"").get("session") is not True:
             raise InvalidArgument('A DoExchange here is a session: send the descriptor CMD {"session": true}.')
         serve_session(call, reader, writer, lambda query, probes: self._reads.session_answer(call, query, probes))
 

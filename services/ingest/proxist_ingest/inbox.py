@@ -34,6 +34,7 @@ class Inbox:
         self._parts = 0
         self._bytes = 0
         self._closed: ProxistError | None = None
+        self._roused = False
 
     def put(self, part: Part) -> None:
         """Queue a part. Blocks while the queue is full, PUT_WAIT_S at most; then raises Overloaded.
@@ -67,13 +68,16 @@ class Inbox:
     def drain(self, until_ns: int | None) -> list[Part] | Command | None:
         """What is next: a group of parts (as many as are there, up to the group's bounds) or one command.
 
-        Waits until CLOCK_MONOTONIC `until_ns` (None: for ever) and gives an empty group then; None once the inbox is
-        closed and empty.
+        Waits until CLOCK_MONOTONIC `until_ns` (None: for ever) or `rouse` and gives an empty group then; None once the
+        inbox is closed and empty.
         """
         with self._lock:
             while not self._items:
                 if self._closed is not None:
                     return None
+                if self._roused:
+                    self._roused = False
+                    return []
                 wait_s = None if until_ns is None else (until_ns - time.monotonic_ns()) / 1e9
                 if wait_s is not None and wait_s <= 0:
                     return []
@@ -85,6 +89,17 @@ class Inbox:
             group = self._group_locked()
             self._emptied.notify_all()
             return group
+
+    def rouse(self) -> None:
+        """End a `drain` that waits, so that its caller may look for how long to wait."""
+        with self._lock:
+            self._roused = True
+            self._filled.notify()
+
+    def idle(self) -> bool:
+        """True while nothing waits and parts are taken."""
+        with self._lock:
+            return not self._items and self._closed is None
 
     def waiting(self) -> tuple[int, int]:
         """(parts, encoded bytes) that wait now."""

@@ -13,7 +13,8 @@ import structlog
 
 from proxist.auth.setup import guard_of
 from proxist.errors import NotOwner, ProxistError, Unavailable
-from proxist.etcd import Catalog, EtcdClient, KeptLease, NodeRecord, NodeSession, this_host_id
+from proxist.etcd import Catalog, EtcdClient, KeptLease, NodeRecord, NodeSession
+from proxist.hot.host import this_host_id
 from proxist.model.ids import ShardId
 from proxist.pb import ingest_pb2_grpc as pb_grpc
 from proxist.rpc import tls

@@ -1,7 +1,7 @@
 """DoPut: one stream of batches for one table, one PutResult per batch, in order.
 
 The handler thread reads, validates, splits and encodes; a thread of the stream writes the acks, so that a client may
-have many batches on their way. A batch that is refused while the handler waits for the client's next message is
+have many batches on their way. Where it has only one, the handler thread does everything. A batch that is refused while the handler waits for the client's next message is
 answered `{"error": {…}}` in its place, and so is a later ack (`of`) that can never come; the stream then ends with that
 error as its status.
 """
@@ -42,6 +42,9 @@ PENDING_MAX = 1024
 SETTLE_S = 1.0
 """How long a number that does not follow the stream's last waits for what is under way before it is judged."""
 POLL_S = 0.25
+ALONE_NS = 50_000
+"""Where the next batch came that much later than the last ack went out, the client had waited for the ack: a batch that
+it had sent before is there at once. A wrong guess costs speed alone."""
 DO_PUT = f"{FLIGHT_SERVICE}/DoPut"
 
 
@@ -80,9 +83,12 @@ class PutCall:
         self._acks.start()
         try:
             normaliser = self._normaliser(reader.schema)
+            asked_ns = time.perf_counter_ns()
             while (message := _next(reader)) is not None:
                 self._acks.check()
-                self._take(normaliser, *message)
+                waited = time.perf_counter_ns() - asked_ns > ALONE_NS
+                self._take(normaliser, *message, alone=waited and self._count > 0 and self._acks.all_told)
+                asked_ns = time.perf_counter_ns()
         except BaseException:
             self._acks.finish(self._call, follow_ups=False)
             raise
@@ -100,7 +106,7 @@ class PutCall:
             self._invalid.add(error, 0)
             raise
 
-    def _take(self, normaliser: Normaliser, batch: pa.RecordBatch, metadata: bytes | None) -> None:
+    def _take(self, normaliser: Normaliser, batch: pa.RecordBatch, metadata: bytes | None, *, alone: bool) -> None:
         came_ns = time.perf_counter_ns()
         self._call.recheck()
         request = self._in_order(parse_request(metadata, self._table.spec.durability))
@@ -116,7 +122,8 @@ class PutCall:
         self._count += 1
         self._acks.add(put)
         for slot, part in parts.items():
-            self._send(put, slot, part)
+            self._send(put, slot, part, alone=alone and len(parts) == 1)
+        self._acks.tell()
 
     def _prepare(
         self, normaliser: Normaliser, batch: pa.RecordBatch, request: PutRequest, trace: Span, came_ns: int
@@ -198,12 +205,12 @@ class PutCall:
             if shard is not None:
                 shard.producers.check(request.producer, request.number, part.content_hash)
 
-    def _send(self, put: PendingPut, slot: int, part: Part) -> None:
+    def _send(self, put: PendingPut, slot: int, part: Part, *, alone: bool) -> None:
         shard_id = self._table.shard_ids[slot]
         try:
             shard = self._owners.local(shard_id)
             if shard is not None:
-                shard.write(part)
+                shard.write(part, alone=alone)
                 return
             node = self._owners.owner_node(shard_id)
             if put.request.slot is not None:
@@ -226,10 +233,16 @@ class PutCall:
 
 
 class _Acks:
-    """Writes a stream's PutResults on a thread of its own. `_lock` guards `_order` and `_open`."""
+    """Writes a stream's PutResults on a thread of its own, and on the handler's what is known there.
+
+    `_lock` guards `_order` and `_open`; `_telling` is held while results are written.
+    """
 
     def __init__(self, writer: flight.FlightMetadataWriter) -> None:
         self._writer = writer
+        self._handler = threading.get_ident()
+        self._known_here = False
+        self._telling = threading.Lock()
         self._lock = threading.Lock()
         self._moved = threading.Condition(self._lock)
         self._order: deque[PendingPut] = deque()
@@ -252,8 +265,22 @@ class _Acks:
                 self._open[put] = set(put.request.acks)
 
     def changed(self, put: PendingPut, level: str | None) -> None:
-        """A batch has its last answer, or has climbed. Quick: it only wakes the thread."""
-        self._events.put(None if level is None else (put, level))
+        """A batch has its last answer, or has climbed. Quick: it only wakes the thread; on the handler's, `tell` follows."""
+        if level is None and threading.get_ident() == self._handler:
+            self._known_here = True
+        else:
+            self._events.put(None if level is None else (put, level))
+
+    def tell(self) -> None:
+        """On the handler's thread: write what became known there."""
+        if self._known_here:
+            self._known_here = False
+            self._write()
+
+    @property
+    def all_told(self) -> bool:
+        """Whether every batch so far has its first ack."""
+        return not self._order
 
     def check(self) -> None:
         """Raises the error of the first batch that was refused, or Unavailable where the client is gone."""
@@ -285,17 +312,22 @@ class _Acks:
     def _run(self) -> None:
         while True:
             event = self._events.get()
-            if event is not None:
-                self._early.append(event)
+            with self._telling:
+                if event is not None:
+                    self._early.append(event)
+            self._write()
+            with self._lock:
+                self._moved.notify_all()
+                if self._ending:
+                    return
+
+    def _write(self) -> None:
+        with self._telling:
             try:
                 if not self._over:
                     self._flush()
             except (pa.ArrowException, OSError):
                 self._gone = True
-            with self._lock:
-                self._moved.notify_all()
-                if self._ending:
-                    return
 
     def _flush(self) -> None:
         """Write what can be told now: first acks in the batches' order, then climbs of batches that were acked."""

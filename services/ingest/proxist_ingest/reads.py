@@ -23,7 +23,6 @@ from proxist.telemetry import tracing
 from proxist_ingest.put import Owners
 from proxist_ingest.shard import Shard
 
-HOT_METADATA_KEY = b"proxist.hot"
 CHAIN_WAIT_S = 2.0
 """How long a chain is waited for that etcd's mirror has not shown yet; it lags by milliseconds."""
 
@@ -80,13 +79,13 @@ class Reads:
             span.set("db.response.returned_rows", part.rows.num_rows)
             return part
 
-    def hot(self, wire: Any, probes: pa.RecordBatch | None = None) -> pa.RecordBatch:
-        """The answer to `{"shard", "op", "min_end"?, "wait_ms"?}`, with the part's head in the schema's metadata."""
+    def hot(self, wire: Any, probes: pa.RecordBatch | None = None) -> SessionAnswer:
+        """The answer to `{"shard", "op", "min_end"?, "wait_ms"?}`, with the part's head as its receipt."""
         if not isinstance(wire, dict) or not isinstance(wire.get("op"), dict):
             raise InvalidArgument('A hot read is {"hot": {"shard": id, "op": {…}}}.')
         op = op_from_json(wire["op"])
         if isinstance(op, HotAsof) != (probes is not None):
-            raise InvalidArgument("A hot as-of needs probes, sent by DoExchange; other operations take none.")
+            raise InvalidArgument("A hot as-of needs probes; other operations take none.")
         min_end = wire.get("min_end")
         part = self.run(
             wire["shard"],
@@ -95,7 +94,7 @@ class Reads:
             None if min_end is None else Offset(int(min_end)),
             int(wire.get("wait_ms") or 0) * 1_000_000,
         )
-        return part.rows.replace_schema_metadata({HOT_METADATA_KEY: json.dumps(part.head_json()).encode()})
+        return SessionAnswer(part.rows, part.head_json())
 
     def query(self, call: Call, wire: Any, probes: pa.RecordBatch | None = None) -> Answer:
         """A public JSON query over tables whose shards are all owned here, as far as RAM decides it."""
@@ -111,7 +110,10 @@ class Reads:
         )
 
     def session_answer(self, call: Call, query: dict[str, Any], probes: pa.RecordBatch | None) -> SessionAnswer:
-        """One query of a DoExchange session."""
+        """One query of a DoExchange session; `{"hot": {…}}` is a hot operation for another node."""
+        if "hot" in query:
+            call.caller.at("flight/DoExchange:hot")
+            return self.hot(query["hot"], probes)
         answer = self.query(call, query, probes)
         return SessionAnswer(answer.rows, answer.receipt.to_json())
 

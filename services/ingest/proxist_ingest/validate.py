@@ -40,9 +40,8 @@ class Normaliser:
     def __init__(self, incoming: pa.Schema, spec: TableSpec) -> None:
         self._subject = f"The batch for table {spec.name!r}"
         _check_names(incoming, spec, self._subject)
-        self._spec = spec
         self._schema = spec.schema
-        self._places = [incoming.get_field_index(column.name) for column in spec.columns]
+        self._rules = [_Rule(column, incoming, spec, self._subject) for column in spec.columns]
 
     def rows(self, batch: pa.RecordBatch) -> pa.RecordBatch:
         """The rows of `batch` under the table's schema: its column order, its types, canonical buffers.
@@ -58,13 +57,8 @@ class Normaliser:
                 f"{self._subject} is not a valid Arrow batch ({_first_line(error)}). Offsets, dictionary indices and UTF-8 "
                 "are checked in full; send what an Arrow library built."
             ) from None
-        columns = [
-            _column(batch.column(place), column, self._subject)
-            for place, column in zip(self._places, self._spec.columns, strict=True)
-        ]
-        _check_strings(columns, self._spec, self._subject)
-        rows = pa.RecordBatch.from_arrays(columns, schema=self._schema)
-        _check_size(rows.num_rows, rows.nbytes, self._subject)
+        rows = pa.RecordBatch.from_arrays([rule.apply(batch) for rule in self._rules], schema=self._schema)
+        _check_size(rows.num_rows, rows.get_total_buffer_size(), self._subject)
         return rows
 
 
@@ -114,24 +108,46 @@ def _check_size(row_count: int, byte_count: int, subject: str) -> None:
         raise BatchTooLarge(f"{subject} has {byte_count} bytes, but {BATCH_BYTES_MAX} is the limit. Split it.")
 
 
-def _column(array: pa.Array, column: Column, subject: str) -> pa.Array:
-    if not array.type.equals(column.type):
-        array = _cast(array, column, subject)
-    if array.null_count and not column.nullable:
-        row = pc.index(array.is_null(), True).as_py()
-        raise InvalidBatch(
-            f"{subject} has a null in column {column.name!r}, row {row}, which is not nullable. "
-            "Fill it, or declare the column nullable.",
-            column=column.name,
-            row=row,
-        )
-    if pa.types.is_list(array.type) and array.flatten().null_count:
-        raise InvalidBatch(
-            f"{subject} has a null inside a list of column {column.name!r}. List elements cannot be null; leave it out.",
-            column=column.name,
-        )
-    _check_range(array, column, subject)
-    return canonical(array)
+class _Rule:
+    """What one column of a stream must be; what can be known of it beforehand is."""
+
+    def __init__(self, column: Column, incoming: pa.Schema, spec: TableSpec, subject: str) -> None:
+        self._column = column
+        self._subject = subject
+        self._place = incoming.get_field_index(column.name)
+        self._as_is = incoming.field(self._place).type.equals(column.type)
+        self._is_list = pa.types.is_list(column.type)
+        self._bounds = _bounds(column.type)
+        is_string = pa.types.is_string(column.type)
+        self._longest = (KEY_BYTES_MAX if column.name == spec.key else STRING_BYTES_MAX) if is_string else None
+
+    def apply(self, batch: pa.RecordBatch) -> pa.Array:
+        """The column, canonical. Raises InvalidBatch that names column and row."""
+        array, column = batch.column(self._place), self._column
+        if not self._as_is:
+            array = _cast(array, column, self._subject)
+        if array.null_count and not column.nullable:
+            row = pc.index(array.is_null(), True).as_py()
+            raise InvalidBatch(
+                f"{self._subject} has a null in column {column.name!r}, row {row}, which is not nullable. "
+                "Fill it, or declare the column nullable.",
+                column=column.name,
+                row=row,
+            )
+        if self._is_list and array.flatten().null_count:
+            raise InvalidBatch(
+                f"{self._subject} has a null inside a list of column {column.name!r}. List elements cannot be null; "
+                "leave it out.",
+                column=column.name,
+            )
+        array = canonical(array)
+        if not len(array):
+            return array
+        if self._bounds is not None:
+            _check_range(array, column, self._bounds, self._subject)
+        if self._longest is not None:
+            _check_strings(array, column, self._longest, self._subject)
+        return array
 
 
 def _cast(array: pa.Array, column: Column, subject: str) -> pa.Array:
@@ -145,36 +161,32 @@ def _cast(array: pa.Array, column: Column, subject: str) -> pa.Array:
         ) from None
 
 
-def _check_range(array: pa.Array, column: Column, subject: str) -> None:
+def _check_range(array: pa.Array, column: Column, bounds: tuple[int, int], subject: str) -> None:
     """Instants that ClickHouse cannot hold would come back as others once they are cold: they are refused here."""
-    bounds = _bounds(array.type)
-    if bounds is not None and array.null_count < len(array):
-        integers = array.view(pa.int32() if pa.types.is_date32(array.type) else pa.int64())
-        lowest, highest = (value.as_py() for value in pc.min_max(integers).values())
-        if lowest < bounds[0] or highest > bounds[1]:
-            outside = lowest if lowest < bounds[0] else highest
-            row = pc.index(integers, outside).as_py()
-            last = format_time_ns(TIME_MAX) if bounds[1] == TIME_MAX else "2299-12-31"
-            raise InvalidBatch(
-                f"{subject} has {_show(outside, array.type)} in column {column.name!r}, row {row}, but times from "
-                f"{format_time_ns(TIME_MIN)} to {last} can be stored. Correct the unit or drop the row.",
-                column=column.name,
-                row=row,
-            )
+    # Of a canonical array: zeroes under nulls, which are inside every bounds.
+    integers = np.frombuffer(array.buffers()[1], np.int32 if pa.types.is_date32(array.type) else np.int64)[: len(array)]
+    lowest, highest = int(integers.min()), int(integers.max())
+    if lowest < bounds[0] or highest > bounds[1]:
+        outside = lowest if lowest < bounds[0] else highest
+        row = int(np.argmax(integers == outside))
+        last = format_time_ns(TIME_MAX) if bounds[1] == TIME_MAX else "2299-12-31"
+        raise InvalidBatch(
+            f"{subject} has {_show(outside, array.type)} in column {column.name!r}, row {row}, but times from "
+            f"{format_time_ns(TIME_MIN)} to {last} can be stored. Correct the unit or drop the row.",
+            column=column.name,
+            row=row,
+        )
 
 
-def _check_strings(columns: list[pa.Array], spec: TableSpec, subject: str) -> None:
-    for array, column in zip(columns, spec.columns, strict=True):
-        if not pa.types.is_string(array.type) or not len(array):
-            continue
-        limit = KEY_BYTES_MAX if column.name == spec.key else STRING_BYTES_MAX
-        longest = pc.max(pc.binary_length(array)).as_py() or 0
-        if longest > limit:
-            raise InvalidBatch(
-                f"{subject} has a string of {longest} bytes in column {column.name!r}, but {limit} is the limit there. "
-                "Shorten it; long values that never repeat belong into a binary column.",
-                column=column.name,
-            )
+def _check_strings(array: pa.Array, column: Column, limit: int, subject: str) -> None:
+    ends = np.frombuffer(array.buffers()[1], np.int32)[: len(array) + 1]
+    longest = int((ends[1:] - ends[:-1]).max())
+    if longest > limit:
+        raise InvalidBatch(
+            f"{subject} has a string of {longest} bytes in column {column.name!r}, but {limit} is the limit there. "
+            "Shorten it; long values that never repeat belong into a binary column.",
+            column=column.name,
+        )
 
 
 def _bounds(type_: pa.DataType) -> tuple[int, int] | None:

@@ -13,7 +13,8 @@ from typing import Self
 import pyarrow as pa
 
 from proxist.errors import NotOwner
-from proxist.etcd import NodeRecord, OwnerRecord, this_host_id
+from proxist.etcd import NodeRecord, OwnerRecord
+from proxist.hot.host import this_host_id
 from proxist.model.ids import Epoch, Offset, ShardId
 from proxist.pb import ingest_pb2 as pb
 from proxist.pb import ingest_pb2_grpc as pb_grpc

@@ -12,7 +12,8 @@ from prometheus_client import CollectorRegistry
 
 from proxist.auth.setup import guard_of
 from proxist.clickhouse import ClickHouse
-from proxist.etcd import Catalog, EtcdClient, KeptLease, NodeRecord, NodeSession, this_host_id
+from proxist.etcd import Catalog, EtcdClient, KeptLease, NodeRecord, NodeSession
+from proxist.hot.host import this_host_id
 from proxist.pb import persister_pb2_grpc
 from proxist.rpc import tls
 from proxist.rpc.grpc_server import GrpcDoor, GrpcService

@@ -75,21 +75,41 @@ def statement_of(op: ColdOp) -> Statement:
     where = [cuts_sql(op.cuts)]
     if op.keys is not None:
         where.append(_keys(spec.key, op.keys, external, structures))
-    select = f"SELECT {_names(op.columns)} FROM {table_name(op.table)} WHERE "
-    # The table's own sorting, so that ClickHouse reads it in order; (_log, _offset) is the offset's order in a shard.
-    order = [spec.key, *spec.order, "_log", "_offset"]
     if isinstance(op, ColdScan):
-        where += time_range(spec.time, op.from_ns, op.to_ns)
-        by_time = ", ".join(f"`{name}`" for name in (*spec.order, "_offset", "_log"))
-        tail = "" if op.limit is None else f" ORDER BY {by_time} LIMIT {op.limit}"
+        text = _scan(op, where)
     elif isinstance(op, ColdLastBy):
         where += [] if op.at_ns is None else time_range(spec.time, None, _after(op.at_ns))
-        tail = f" ORDER BY {_terms(order, 'DESC')} LIMIT 1 BY `{spec.key}`"
+        text = _select(op, where) + _per_key(op, "DESC", 1)
     else:
         assert isinstance(op, ColdFirstBy)
         where += time_range(spec.time, op.at_ns, None)
-        tail = f" ORDER BY {_terms(order, 'ASC')} LIMIT 1 BY `{spec.key}`"
-    return Statement(select + " AND ".join(where) + tail, external, structures)
+        text = _select(op, where) + _per_key(op, "ASC", 1)
+    return Statement(text, external, structures)
+
+
+def _select(op: ColdOp, where: Sequence[str]) -> str:
+    return f"SELECT {_names(op.columns)} FROM {table_name(op.table)} WHERE {' AND '.join(where)}"
+
+
+def _per_key(op: ColdOp, direction: str, count: int) -> str:
+    """Of each key the first `count` rows in this direction of Order."""
+    # The table's own sorting, so that ClickHouse reads it in order; (_log, _offset) is the offset's order in a shard.
+    order = [op.table.spec.key, *op.table.spec.order, "_log", "_offset"]
+    return f" ORDER BY {_terms(order, direction)} LIMIT {count} BY `{op.table.spec.key}`"
+
+
+def _scan(op: ColdScan, where: Sequence[str]) -> str:
+    spec = op.table.spec
+    rows = _select(op, [*where, *time_range(spec.time, op.from_ns, op.to_ns)])
+    if op.limit is not None:
+        by_time = ", ".join(f"`{name}`" for name in (*spec.order, "_offset", "_log"))
+        return f"{rows} ORDER BY {by_time} LIMIT {op.limit}"
+    if not op.before:
+        return rows
+    earlier = _select(op, [*where, *time_range(spec.time, None, op.from_ns)]) + _per_key(op, "DESC", op.before)
+    # Of one key, the read in order of the primary key ends with the last row that is wanted.
+    enough = "" if op.keys is None else f" LIMIT {op.before * len(op.keys)}"
+    return f"{rows} UNION ALL SELECT * FROM ({earlier}{enough})"
 
 
 def cuts_sql(cuts: Sequence[ColdCut]) -> str:

@@ -9,8 +9,8 @@ from proxist.etcd.catalog import Catalog
 from proxist.etcd.records import NodeRecord
 from proxist.hot.ops import HotOp, HotPart, Probes
 from proxist.model.ids import Offset, ShardId
+from proxist.rpc.attached import Attached
 from proxist.telemetry import tracing
-from proxist_query.attached import Attached
 from proxist_query.remote import Remote
 
 OWNER_WAIT_S = 2.0

@@ -8,11 +8,12 @@ import pyarrow as pa
 
 from proxist.auth.identity import Caller
 from proxist.errors import InvalidArgument, TransientError
-from proxist.model.query import Asof, FirstBy, LastBy, Query, Scan
+from proxist.model.query import Asof, Bars, FirstBy, LastBy, Query, Scan, Window
 from proxist.model.table import Table
 from proxist.seam.asof import AsofJoin
 from proxist.seam.columns import columns_of
 from proxist.seam.reader import shards_of
+from proxist.seam.windows import Windows
 from proxist_query.runner import Runner
 from proxist_query.sql import question
 
@@ -36,6 +37,10 @@ def describe(runner: Runner, query: Query, caller: Caller) -> Described:
     if isinstance(verb, LastBy | FirstBy):
         table = runner.seen_by(caller).table(caller.tenant(), verb.table)
         schema = columns_of(table, verb.columns, key_first=True).answer_schema
+        return Described(schema, _owner(runner, query, caller, {verb.table: verb.keys}))
+    if isinstance(verb, Window | Bars):
+        table = runner.seen_by(caller).table(caller.tenant(), verb.table)
+        schema = Windows.of(verb, table).answer_schema
         return Described(schema, _owner(runner, query, caller, {verb.table: verb.keys}))
     if isinstance(verb, Asof):
         return _asof(runner, query, verb, caller)

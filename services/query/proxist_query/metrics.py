@@ -7,9 +7,9 @@ from collections import Counter, defaultdict
 
 from proxist.clickhouse import ClickHouse
 from proxist.model.receipt import Receipt
+from proxist.rpc.attached import Attached
 from proxist.telemetry import metrics as m
 from proxist.telemetry.figures import Histogram, Scrape
-from proxist_query.attached import Attached
 
 
 class Metrics:

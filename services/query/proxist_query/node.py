@@ -13,10 +13,12 @@ import structlog
 from proxist.auth.setup import guard_of
 from proxist.clickhouse import ClickHouse
 from proxist.errors import Unavailable
-from proxist.etcd import Catalog, EtcdClient, NodeRecord, NodeSession, this_host_id
+from proxist.etcd import Catalog, EtcdClient, NodeRecord, NodeSession
+from proxist.hot.host import this_host_id
 from proxist.pb import query_pb2_grpc as pb_grpc
 from proxist.rpc import tls
 from proxist.rpc.actions import ClusterActions
+from proxist.rpc.attached import Attached
 from proxist.rpc.flight_server import FlightDoor
 from proxist.rpc.grpc_server import GrpcDoor, GrpcService
 from proxist.rpc.http import HttpDoor
@@ -24,7 +26,6 @@ from proxist.rpc.run_dir import prepare_run_dir
 from proxist.rpc.service import Lifeline
 from proxist.telemetry.common import node_figures
 from proxist.telemetry.figures import registry_of
-from proxist_query.attached import Attached
 from proxist_query.catalog import NodeCatalog
 from proxist_query.config import QueryConfig
 from proxist_query.doors import QueryDoor

@@ -57,11 +57,14 @@ def log_slow(query: Query, known: Known, answer: Answer | None, outcome: str, to
 
 
 def operation(query: Query) -> str:
-    """ "sql", "scan", "last_by", "first_by" or "asof"."""
+    """The verb's name in a JSON query."""
     return _OPERATIONS.get(type(query.verb).__name__, "sql")
 
 
-_OPERATIONS = {"Sql": "sql", "Scan": "scan", "LastBy": "last_by", "FirstBy": "first_by", "Asof": "asof"}
+_OPERATIONS = {
+    "Sql": "sql", "Scan": "scan", "LastBy": "last_by", "FirstBy": "first_by", "Asof": "asof", "Window": "window",
+    "Bars": "bars",
+}  # fmt: skip
 
 
 def _asked_tables(query: Query, known: Known) -> list[str]:

@@ -1,0 +1,245 @@
+"""Windows and bars against their naive model: any rows, any order, any eviction, any question; to the bit."""
+
+from __future__ import annotations
+
+import json
+import os
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pytest
+from hot_model import Row, new_hot_set, random_rows
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from window_model import MOODS, Model, TooLarge, batch_of, make_spec, random_window, rows_of, same
+
+from proxist.errors import InvalidArgument
+from proxist.hot.ops import HotBars, HotWindow, op_from_json
+from proxist.hot.reader import HotReader
+from proxist.hot.windows import bars_rows, window_rows
+from proxist.model.ids import Offset, TimeNs
+from proxist.model.query import Agg
+from proxist.model.table import TableSpec
+
+STYLES = ["in order", "late", "ties", "wild", "far", "one key"]
+Op = HotWindow | HotBars
+
+
+def without_seq(rows: list[Row], spec: TableSpec) -> list[Row]:
+    return rows if spec.seq else [Row(r.offset, r.key, r.time, 0) for r in rows]
+
+
+def grouped(spec: TableSpec, rows: list[Row], mood: str) -> pa.RecordBatch:
+    """The rows of both tiers as the seam hands them over: by key, then in Order, with `_offset`."""
+    ordered = sorted(rows, key=lambda r: (r.key.encode(), *r.order))
+    batch = batch_of(spec, ordered, mood)
+    return batch.append_column("_offset", pa.array([r.offset for r in ordered], pa.uint64()))
+
+
+def from_rows(op: Op, spec: TableSpec, batch: pa.RecordBatch) -> pa.RecordBatch:
+    return window_rows(batch, spec, op) if isinstance(op, HotWindow) else bars_rows(batch, spec, op)
+
+
+@settings(max_examples=150, deadline=None)
+@given(
+    seed=st.integers(0, 2**32),
+    style=st.sampled_from(STYLES),
+    mood=st.sampled_from(MOODS),
+    seq=st.booleans(),
+    count=st.sampled_from([0, 1, 2, 17, 60, 150]),
+)
+def test_rows_in_hand_give_what_the_definitions_say(seed: int, style: str, mood: str, seq: bool, count: int) -> None:
+    rng, spec, keys = np.random.default_rng(seed), make_spec(seq=seq), ["a", "b", "ä"]
+    model = Model(spec, mood)
+    model.rows = without_seq(random_rows(rng, 0, count, keys, 20, style), spec)
+    batch = grouped(spec, model.rows, mood)
+    for _ in range(4):
+        op = replace(random_window(rng, keys, 60, count), keys=None)  # the rows in hand are of every key
+        try:
+            expected = model.answer(op, count)
+        except TooLarge:
+            with pytest.raises(InvalidArgument, match="Use avg"):
+                from_rows(op, spec, batch)
+            continue
+        assert same(rows_of(from_rows(op, spec, batch)), expected), op
+
+
+def check(model: Model, op: Op, reader: HotReader, end: int) -> None:
+    """The part has the truth for every key that needs no cold, and nothing of the others, which all have evicted rows."""
+    try:
+        part = reader.run(op)
+    except InvalidArgument:
+        with pytest.raises(TooLarge):
+            model.answer(op, end)
+        return
+    assert part.end == end
+    if part.cold.keys is None:
+        assert part.seam > 0
+        assert part.rows.num_rows == 0
+        cold = frozenset(r.key for r in model.rows) | frozenset(op.keys or ())
+    else:
+        cold = frozenset(part.cold.keys)
+        assert cold <= {r.key for r in model.rows[: part.floor]}
+    assert same(rows_of(part.rows), model.answer(op, end, cold)), (op, part.cold)
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    seed=st.integers(0, 2**32),
+    mood=st.sampled_from(MOODS),
+    seq=st.booleans(),
+    styles=st.lists(st.sampled_from(STYLES), min_size=1, max_size=5),
+)
+def test_a_hot_set_answers_as_the_model_whatever_was_evicted(
+    seed: int, mood: str, seq: bool, styles: list[str]
+) -> None:
+    rng, spec, keys, clock = np.random.default_rng(seed), make_spec(seq=seq), ["a", "b", "ä"], 0
+    model = Model(spec, mood)
+    with new_hot_set(spec, block_rows=16, hot_bytes=4 * 2**20) as hot:
+        fd = hot.readonly_fd()
+        readers = [hot.reader(), HotReader.attach(fd)]
+        os.close(fd)
+        for turn, style in enumerate(styles):
+            rows = without_seq(random_rows(rng, hot.appended_end, 60, keys, clock, style), spec)
+            model.rows += rows
+            hot.append(batch_of(spec, rows, mood), hot.appended_end, 0)
+            hot.publish(hot.appended_end)
+            clock += 20
+            if turn % 2:
+                hot.set_persisted(hot.appended_end)
+                hot.evict(Offset(int(hot.appended_end * rng.random())))
+            for asked in range(3):
+                op = random_window(rng, keys, clock, hot.appended_end)
+                end = hot.appended_end if op.end is None else min(hot.appended_end, op.end)
+                check(model, op, readers[asked % 2], end)
+        for reader in readers:
+            reader.close()
+
+
+def ticks(*rows: tuple[str, int, float | None]) -> tuple[TableSpec, list[Row], pa.RecordBatch]:
+    """A table of (key, time, price) rows in order of arrival."""
+    spec = make_spec(seq=False)
+    made = [Row(offset, key, time, 0) for offset, (key, time, _) in enumerate(rows)]
+    batch = batch_of(spec, made, "plain")
+    prices = pa.array([price for _, _, price in rows], pa.float64())
+    return spec, made, batch.set_column(batch.schema.get_field_index("price"), batch.schema.field("price"), prices)
+
+
+def asked(batch: pa.RecordBatch, spec: TableSpec, op: Op) -> list[tuple[object, ...]]:
+    with new_hot_set(spec) as hot:
+        hot.append(batch, Offset(0), 0)
+        hot.publish(hot.appended_end)
+        reader = hot.reader()
+        rows = rows_of(reader.run(op).rows)
+        reader.close()
+    return rows
+
+
+def test_a_range_window_excludes_its_far_end_and_sees_rows_before_from() -> None:
+    spec, _, batch = ticks(("a", 0, 1.0), ("a", 5, 2.0), ("a", 10, 4.0), ("b", 10, 8.0))
+    op = HotWindow((Agg("sum", "price"), Agg("count")), None, TimeNs(10), None, range_ns=10)
+    assert asked(batch, spec, op) == [("a", 10, 6.0, 2, 2), ("b", 10, 8.0, 1, 3)]
+
+
+def test_a_rows_window_counts_null_rows_and_skips_them() -> None:
+    spec, _, batch = ticks(("a", 0, 1.0), ("a", 1, None), ("a", 2, 4.0))
+    op = HotWindow((Agg("sum", "price"), Agg("count", "price"), Agg("count")), rows=2)
+    assert [row[2:5] for row in asked(batch, spec, op)] == [(1.0, 1, 1), (1.0, 1, 2), (4.0, 1, 2)]
+
+
+def test_a_late_row_moves_into_every_window_it_belongs_to() -> None:
+    spec, _, batch = ticks(("a", 10, 1.0), ("a", 30, 2.0), ("a", 20, 4.0))
+    op = HotWindow((Agg("last", "price"), Agg("sum", "price")), range_ns=15)
+    assert [row[1:4] for row in asked(batch, spec, op)] == [(10, 1.0, 1.0), (20, 4.0, 5.0), (30, 2.0, 6.0)]
+
+
+def test_bars_are_aligned_to_the_epoch_also_before_it() -> None:
+    spec, _, batch = ticks(("a", -1, 1.0), ("a", 0, 2.0), ("a", 9, 3.0), ("a", 30, 4.0))
+    op = HotBars((Agg("open", "price"), Agg("close", "price"), Agg("count")), 10)
+    assert asked(batch, spec, op) == [("a", -10, 1.0, 1.0, 1), ("a", 0, 2.0, 3.0, 2), ("a", 30, 4.0, 4.0, 1)]
+
+
+def test_sums_keep_what_doubles_would_lose() -> None:
+    spec, _, batch = ticks(("a", 0, 1e16), ("a", 1, 1.0), ("a", 2, -1e16), ("a", 3, 1.0))
+    op = HotWindow((Agg("sum", "price"), Agg("stddev", "price")), from_ns=TimeNs(3), rows=4)
+    (row,) = asked(batch, spec, op)
+    assert row[2] == 2.0
+    assert asked(batch, spec, HotWindow((Agg("sum", "price"),), from_ns=TimeNs(3), rows=1))[0][2] == 1.0
+
+
+def test_min_and_max_ignore_nan_as_clickhouse_does() -> None:
+    nan = float("nan")
+    spec, _, batch = ticks(("a", 0, nan), ("a", 1, 2.0), ("b", 0, nan))
+    op = HotBars((Agg("min", "price"), Agg("max", "price")), 10)
+    assert same(asked(batch, spec, op), [("a", 0, 2.0, 2.0), ("b", 0, nan, nan)])
+
+
+def test_ema_begins_with_the_first_row_from_from_on_and_runs_through_bars() -> None:
+    spec, _, batch = ticks(("a", 0, 100.0), ("a", 10, 1.0), ("a", 20, 3.0))
+    ema = (Agg("ema", "price", alpha=0.5, name="e"),)
+    assert [r[2] for r in asked(batch, spec, HotWindow(ema, None, TimeNs(10), range_ns=1))] == [1.0, 2.0]
+    assert [r[2] for r in asked(batch, spec, HotBars(ema, 10, None, TimeNs(10)))] == [1.0, 2.0]
+
+
+@pytest.mark.parametrize(
+    ("agg", "message"),
+    [
+        (Agg("sum", "venue"), "sum of column 'venue' is asked, which is string, but it takes integers and floats"),
+        (Agg("max", "cost"), "max of column 'cost' is asked, which is decimal128"),
+        (Agg("vwap", "price", "flag"), "vwap of column 'flag'"),
+        (Agg("sum", "nothing"), "nothing"),
+    ],
+)
+def test_an_aggregate_that_cannot_be_had_is_refused_by_name(agg: Agg, message: str) -> None:
+    spec, _, batch = ticks(("a", 0, 1.0))
+    for op in (HotWindow((agg,), rows=1), HotBars((agg,), 1)):
+        with pytest.raises(InvalidArgument, match=message):
+            asked(batch, spec, op)
+
+
+@pytest.mark.parametrize(
+    "op",
+    [
+        HotWindow((Agg("vwap", "p", "s"), Agg("ema", "p", alpha=0.1, name="e")), ("a",), TimeNs(1), TimeNs(2), range_ns=5),
+        HotWindow((Agg("count"),), rows=3, end=Offset(7)),
+        HotBars((Agg("open", "p"), Agg("count")), 10, from_ns=TimeNs(-5)),
+    ],
+)  # fmt: skip
+def test_an_operation_survives_the_hop(op: Op) -> None:
+    assert op_from_json(json.loads(json.dumps(op.to_json()))) == op
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({}, "range_ns"),
+        ({"rows": 1, "range_ns": 1}, "range_ns"),
+        ({"rows": 0}, "rows"),
+        ({"range_ns": 2**63}, "range_ns"),
+        ({"rows": 1, "aggs": (Agg("open", "p"),)}, "open"),
+        ({"rows": 1, "aggs": (Agg("sum", "p"), Agg("sum", "p"))}, "distinct names"),
+    ],
+)
+def test_a_window_that_means_nothing_is_refused(options: dict[str, Any], message: str) -> None:
+    with pytest.raises(InvalidArgument, match=message):
+        HotWindow(**{"aggs": (Agg("count"),)} | options)
+
+
+def test_a_window_after_the_evicted_rows_needs_no_cold() -> None:
+    spec, _, batch = ticks(*[("a", t, 1.0) for t in range(100)], *[("b", 5, 1.0)])
+    with new_hot_set(spec, block_rows=16, hot_bytes=4 * 2**20) as hot:
+        hot.append(batch, Offset(0), 0)
+        hot.publish(hot.appended_end)
+        hot.set_persisted(Offset(60))
+        hot.evict(Offset(50))
+        reader, aggs = hot.reader(), (Agg("count"),)
+        assert not reader.run(HotWindow(aggs, None, TimeNs(70), range_ns=20)).cold
+        assert reader.run(HotWindow(aggs, None, TimeNs(70), range_ns=21)).rows.num_rows == 30
+        assert reader.run(HotWindow(aggs, None, TimeNs(70), range_ns=22)).cold.keys == ("a",)
+        assert reader.run(HotWindow(aggs, None, TimeNs(70), range_ns=22)).rows.num_rows == 0
+        assert not reader.run(HotWindow(aggs, None, TimeNs(70), rows=21)).cold
+        assert reader.run(HotWindow(aggs, None, TimeNs(70), rows=22)).cold.keys == ("a",)
+        assert reader.run(HotBars(aggs, 10, None, TimeNs(49))).cold.keys == ("a",)
+        reader.close()
