@@ -38,7 +38,7 @@ class Owners(Protocol):
 class Delivery:
     """Numbers batches and delivers each at least once under its number, which the owners store once.
 
-    Two locks. `_route` orders numbers and sends, and guards `_streams`, `_map`, `_map_stale` and `next_seq`; it is held
+    Two locks. `_route` orders numbers and sends, and guards `_streams`, `_map`, `_map_stale`, `_behind` and `next_seq`; it is held
     while a break is repaired. `_state` guards `_pending`, the window's sums, `_failed`, `_progress_s` and every Span; it
     is held for moments only, and `_route` is never taken inside it. A break is repaired on the ack thread that saw it
     (or on the sender's, when a stream cannot be opened): no other thread is needed while all is well.
@@ -58,6 +58,8 @@ class Delivery:
         self._owners = owners
         self._map = table_map
         self._map_stale = False
+        self._behind = False
+        """Parts wait to be sent again; a newer one must not overtake them on any stream."""
         self._producer = producer
         self.next_seq = first_seq
         self._settings: dict[str, Any] = {} if durability is None else {"durability": durability}
@@ -141,10 +143,13 @@ class Delivery:
         try:
             if self._map_stale:
                 self._refresh_map()
+            if self._behind:
+                self._resend()
+                return
             for slot in range(len(batch.parts)):
                 self._send(batch, slot, self._stream_of(slot))
         except StreamEnded:
-            return
+            self._behind = True
         except ProxistError as error:
             self._repair(error)
 
@@ -237,6 +242,7 @@ class Delivery:
 
     def _resend(self) -> None:
         """Every part that is not acked and did not go out on the stream that its slot has now; in order of numbers."""
+        self._behind = True
         with self._state:
             batches = sorted(self._pending.values(), key=lambda batch: batch.seq)
         for batch in batches:
@@ -244,6 +250,7 @@ class Delivery:
                 stream = self._stream_of(slot)
                 if batch.sent_on.get(slot) is not stream:
                     self._send(batch, slot, stream)
+        self._behind = False
 
     def _fail(self, error: ProxistError) -> None:
         with self._state:
