@@ -214,13 +214,7 @@ class Aggregator:
             sums, counts = self._double_sums(agg.value)
             return pa.array(sums, mask=counts == 0)
         integers, _, counts, too_large = self._integer_sums(values)
-        unsigned = values.cells.dtype.kind == "u"
-        if too_large:
-            raise InvalidArgument(
-                f"{too_large} sums of column {agg.value!r} do not fit {'uint64' if unsigned else 'int64'}. "
-                "Use avg, which is a double, or a shorter window."
-            )
-        return pa.array(integers.view(np.uint64) if unsigned else integers, mask=counts == 0)
+        return integer_sums_answer(agg, integers, counts, too_large, unsigned=values.cells.dtype.kind == "u")
 
     def _avg(self, agg: Agg) -> pa.Array:
         assert agg.value is not None
@@ -229,7 +223,7 @@ class Aggregator:
             sums, counts = self._double_sums(agg.value)
         else:
             _, sums, counts, _ = self._integer_sums(values)
-        return pa.array(sums / np.maximum(counts, 1), mask=counts == 0)
+        return avg_answer(sums, counts)
 
     def _stddev(self, agg: Agg) -> pa.Array:
         values = self._values(agg.value)
@@ -244,14 +238,32 @@ class Aggregator:
         lo, hi = self._spans.lo, self._spans.hi
         products, counts = exact.double_sums(value.doubles, weight.doubles, valid, lo, hi)
         weights, _ = exact.double_sums(weight.doubles, None, valid, lo, hi)
-        with np.errstate(all="ignore"):
-            return pa.array(products / weights, mask=(counts == 0) | (weights == 0))
+        return vwap_answer(products, weights, counts)
 
     def _ema(self, agg: Agg) -> pa.Array:
         values, spans = self._values(agg.value), self._spans
         out, known = np.empty(len(spans.times)), np.empty(len(spans.times), np.int64)
         kernels.ema(values.floats, values.valid, spans.times, spans.groups, spans.from_time, agg.alpha, out, known)
         return pa.array(out[spans.hi - 1], mask=known[spans.hi - 1] == 0)
+
+
+def integer_sums_answer(agg: Agg, sums: Ints, counts: Ints, too_large: int, *, unsigned: bool) -> pa.Array:
+    """Raises InvalidArgument where some need more than 64 bits."""
+    if too_large:
+        raise InvalidArgument(
+            f"{too_large} sums of column {agg.value!r} do not fit {'uint64' if unsigned else 'int64'}. "
+            "Use avg, which is a double, or a shorter window."
+        )
+    return pa.array(sums.view(np.uint64) if unsigned else sums, mask=counts == 0)
+
+
+def avg_answer(sums: Floats, counts: Ints) -> pa.Array:
+    return pa.array(sums / np.maximum(counts, 1), mask=counts == 0)
+
+
+def vwap_answer(products: Floats, weights: Floats, counts: Ints) -> pa.Array:
+    with np.errstate(all="ignore"):
+        return pa.array(products / weights, mask=(counts == 0) | (weights == 0))
 
 
 def _taken(values: _Values, rows: Ints) -> pa.Array:

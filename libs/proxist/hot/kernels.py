@@ -18,9 +18,6 @@ with compiling():
         kernels_lookback as lookback,
     )
     from proxist.hot import (
-        kernels_prepared as prepared,
-    )
-    from proxist.hot import (
         kernels_read as read,
     )
     from proxist.hot import (
@@ -44,7 +41,6 @@ __all__ = [
     "evict",
     "gather",
     "lookback",
-    "prepared",
     "read",
     "scaled",
     "summary",

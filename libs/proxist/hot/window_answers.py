@@ -12,6 +12,7 @@ from proxist.hot import words as w
 from proxist.hot.aggregates import Aggregator, input_columns
 from proxist.hot.arena import Views
 from proxist.hot.layout import Layout
+from proxist.hot.long_windows import LongWindows
 from proxist.hot.ops import OFFSET_COLUMN, HotBars, HotWindow
 from proxist.hot.outgoing import GatherPlan
 from proxist.hot.window_reads import KeyRows, WindowReads
@@ -46,6 +47,7 @@ class WindowAnswers:
     def __init__(self, layout: Layout, views: Views, kernel_layout: Ints) -> None:
         self._layout, self._views, self._mem, self._L = layout, views, views.mem, kernel_layout
         self._reads = WindowReads(views.mem, kernel_layout)
+        self._long = LongWindows(layout, views, kernel_layout)
         self._plans: dict[tuple[type, tuple[Agg, ...]], _Plan] = {}
 
     def empty(self, op: HotWindow | HotBars) -> pa.RecordBatch:
@@ -60,6 +62,10 @@ class WindowAnswers:
         `codes` ascend by key. Raises InvalidArgument as `window_rows` does.
         """
         plan = self._plan(op)
+        if isinstance(op, HotWindow) and self._long.suits(op, codes):
+            long = self._long_windows(op, plan, codes, seam, end)
+            if long is not None:
+                return long
         found = self._reads.find(op, codes, seam, end)
         inputs = None if found is None else plan.inputs.gather(found.slots)
         if found is None or inputs is None or int(self._mem[w.H_FLOOR]) > seam:
@@ -69,6 +75,21 @@ class WindowAnswers:
         else:
             answer = self._bars(op, plan, found, inputs)
         return None if answer is None else (answer, found.cold)
+
+    def _long_windows(
+        self, op: HotWindow, plan: _Plan, codes: Ints, seam: int, end: int
+    ) -> tuple[pa.RecordBatch, Ints] | None:
+        """As `rows`, from summaries of blocks; None where they are of no use, or where the owner moved on."""
+        found = self._reads.ends(op, codes, seam, end)
+        columns = None if found is None else self._long.compute(op, found, seam, end)
+        if found is None or columns is None:
+            return None
+        named = self._named(op, plan, found.slots)
+        if named is None or int(self._mem[w.H_FLOOR]) > seam:
+            return None
+        arrays = [*named.columns[:-1], *self._long.arrays(op, columns), named.columns[-1]]
+        answer = pa.RecordBatch.from_arrays(arrays, schema=plan.schema)
+        return answer if len(found.groups) < 3 else in_order(answer, self._layout.spec), found.cold
 
     def _plan(self, op: HotWindow | HotBars) -> _Plan:
         plan = self._plans.get((type(op), op.aggs))

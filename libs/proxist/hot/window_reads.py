@@ -50,6 +50,16 @@ class WindowReads:
             return None if slots is None else self._grouped(slots, cold)
         return self._with_rows_before(self._grouped(slots, cold), op.rows - 1, start, last, seam, end)
 
+    def ends(self, op: HotWindow, codes: Ints, seam: int, end: int) -> KeyRows | None:
+        """As `find` for a window by range, but only the rows that make output."""
+        start, last = asked_times(op)
+        cold = self._evicted_since(first_time(op), codes)
+        if cold is None or last < start or end <= seam:
+            return None
+        codes = codes[~np.isin(codes, cold)] if len(cold) else codes
+        slots = self._scan(codes, start, last, seam, end)
+        return None if slots is None else self._grouped(slots, cold)
+
     def _evicted_since(self, start: int, codes: Ints) -> Ints | None:
         if int(self._mem[w.H_FLOOR]) == int(self._mem[w.H_START]) or int(self._mem[w.H_EVICTED_TIME_MAX]) < start:
             return np.zeros(0, np.int64)
