@@ -294,4 +294,5 @@ def test_summaries_of_blocks_give_what_the_rows_give(late_share: float) -> None:
                 assert summed.rows.equals(read.rows), op
                 assert summed.cold.keys == read.cold.keys
         reader.close()
-    assert len(told) > 500 and None not in told
+    assert len(told) > 500
+    assert None not in told

@@ -18,6 +18,9 @@ with compiling():
         kernels_lookback as lookback,
     )
     from proxist.hot import (
+        kernels_prepared as prepared,
+    )
+    from proxist.hot import (
         kernels_read as read,
     )
     from proxist.hot import (
@@ -41,6 +44,7 @@ __all__ = [
     "evict",
     "gather",
     "lookback",
+    "prepared",
     "read",
     "scaled",
     "summary",
