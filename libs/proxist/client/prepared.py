@@ -12,6 +12,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from proxist.client.answer import Answer
+from proxist.client.attach import Elsewhere
 from proxist.errors import InvalidArgument, Unavailable
 from proxist.model.ids import ShardId
 from proxist.model.table import Table, TableSpec
@@ -79,8 +80,6 @@ class PreparedRead:
 
     def _read_local(self, local: LocalReads, *times: npt.NDArray[np.int64]) -> bool:
         """Whether attached owners answered all of it."""
-        from proxist.client.local import Elsewhere
-
         if self._parts is None:
             self._parts = self._split(self._connection.table_map(self.table, fresh=False).table)
         try:
