@@ -46,7 +46,11 @@ class PreparedWindow:
         self._cells = next(
             (r.first_cell for n, r in layout.regions.items() if n == f"data:{agg.value}"), int(L[w.L_TIME])
         )
+        self._word = views.mem.item
+        """One word of the memory as an int, faster than by an index."""
+        self._times, self._offsets, self._slots = (int(L[at]) for at in (w.L_TIME, w.L_OFFSET, w.L_SLOTS))
         self._codes: Ints = np.zeros(0, np.int64)
+        self._last_at = 0
         self._series: Series | None = None
         self._slot, self._version, self._cold = (np.zeros(1, np.int64) for _ in range(3))
         self._stats, self._found = np.zeros(2, np.int64), Found.of(1)
@@ -66,43 +70,44 @@ class PreparedWindow:
 
     def attempt(self, *_: object) -> int:
         """One try; what `kernels_prepared` returns."""
-        mem, told = self._views.mem, self.told
-        told[kernels.T_END] = end = int(mem[w.H_END])  # first, as in every read
-        told[kernels.T_FLOOR] = seam = int(mem[w.H_FLOOR])
-        told[kernels.T_PERSISTED], told[kernels.T_UNDECIDED] = mem[w.H_PERSISTED], 0
+        word, told = self._word, self.told
+        told[kernels.T_END] = end = word(w.H_END)  # first, as in every read
+        told[kernels.T_FLOOR] = seam = word(w.H_FLOOR)
+        told[kernels.T_PERSISTED], told[kernels.T_UNDECIDED] = word(w.H_PERSISTED), 0
         self.value, found = None, None
         if self._series is None and not self._find_key():
-            told[kernels.T_UNDECIDED] = 0 if mem[w.H_COMPLETE] else 1
+            told[kernels.T_UNDECIDED] = 0 if word(w.H_COMPLETE) else 1
         elif self._last_row(seam, end):
             found = self._window(seam, end)
-        if int(mem[w.H_FLOOR]) > seam:
+        if word(w.H_FLOOR) > seam:
             return kernels.AGAIN
         if found is not None:
             self.value = self._value(found)
-        if mem[w.H_CLOSED]:
+        if word(w.H_CLOSED):
             return kernels.CLOSED
-        told[kernels.T_LEASE] = mem[w.H_LEASE_UNTIL]
-        return kernels.DONE if self._page[1] == mem[w.H_EPOCH] else kernels.SUPERSEDED
+        told[kernels.T_LEASE] = word(w.H_LEASE_UNTIL)
+        return kernels.DONE if self._page.item(1) == word(w.H_EPOCH) else kernels.SUPERSEDED
 
     def _find_key(self) -> bool:
         self._codes = self._keys.codes(self._key)
         if not len(self._codes):
             return False
+        self._last_at = int(self._L[w.L_LAST]) + int(self._codes[0])
         self._series = Series(self._layout, self._views, self._L, int(self._codes[0]), self._question)
         return True
 
     def _last_row(self, seam: int, end: int) -> bool:
         """Whether the key has a last row in RAM, whose slot is noted; where RAM cannot tell that is noted too."""
-        mem, L = self._views.mem, self._L
-        slot = int(mem[L[w.L_LAST] + int(self._codes[0])]) - 1
-        if mem[w.H_COMPLETE] and 0 <= slot < L[w.L_SLOTS] and seam <= mem[L[w.L_OFFSET] + slot] < end:
+        word, complete = self._word, self._word(w.H_COMPLETE)
+        slot = word(self._last_at) - 1
+        if complete and 0 <= slot < self._slots and seam <= word(self._offsets + slot) < end:
             self._slot[0] = slot
             return True
         found = reading.last_by(
-            mem, L, self._codes, w.INT64_MAX, seam, end, int(mem[w.H_COMPLETE]), self._slot, self._version, self._cold,
-            self._stats,
+            self._views.mem, self._L, self._codes, w.INT64_MAX, seam, end, complete, self._slot, self._version,
+            self._cold, self._stats,
         )  # fmt: skip
-        evicted = found > 0 and self._slot[0] >= L[w.L_SLOTS]
+        evicted = found > 0 and self._slot[0] >= self._slots
         if evicted or self._stats[0]:
             self.told[kernels.T_UNDECIDED] = 1
         return bool(found > 0 and not evicted and not self._stats[0])
@@ -110,7 +115,7 @@ class PreparedWindow:
     def _window(self, seam: int, end: int) -> Found | None:
         """None where RAM cannot tell."""
         assert self._series is not None
-        time = int(self._views.mem[self._L[w.L_TIME] + self._slot[0]])
+        time = self._word(self._times + self._slot.item(0))
         if not self._needs_evicted(time) and self._series.extend(seam):
             found = self._series.windows(self._slot, self._range, seam, end, self._found)
             if found is not None:
@@ -122,13 +127,13 @@ class PreparedWindow:
 
     def _needs_evicted(self, time: int) -> bool:
         low = max(time - self._range + 1, w.INT64_MIN)
-        if int(self._views.mem[w.H_EVICTED_TIME_MAX]) < low:
+        if self._word(w.H_EVICTED_TIME_MAX) < low:
             return False
         return reading.cold_for_range(self._views.mem, self._L, self._codes, low, self._cold) != 0
 
     def _value(self, found: Found) -> Value:
         fn = self._agg.fn
-        count = int(found.counts[0])
+        count = found.counts.item(0)
         if fn == "count":
             return count
         if count < (2 if fn == "stddev" else 1):
@@ -139,12 +144,12 @@ class PreparedWindow:
         if fn == "sum" and not self._doubles:
             if found.too_large:
                 raise InvalidArgument(f"The sum of column {self._agg.value!r} does not fit int64. Use avg.")
-            return int(found.cells[0])
-        total = float(found.sums[0])
+            return found.cells.item(0)
+        total = found.sums.item(0)
         if fn == "avg":
             return total / count
         if fn == "vwap":
-            weight = float(found.weights[0])
+            weight = found.weights.item(0)
             if weight == 0:
                 return None
             return math.nan if math.isinf(total) and math.isinf(weight) else total / weight

@@ -153,6 +153,8 @@ class Series:
     def __init__(self, layout: Layout, views: Views, L: Ints, code: int, question: Question) -> None:
         self._layout, self._views, self._L, self._question = layout, views, L, question
         self._known = self._capacity = 0
+        self._last = 0, 0
+        """Where the header of the last known block is, and its generation."""
         self.outside = False
         """A value was out of the accumulators' range."""
         self._what = np.zeros(S_WORDS, np.int64)
@@ -180,7 +182,7 @@ class Series:
         """Take in the blocks that were finished since; false where they were freed meanwhile or are out of range."""
         if self._known and not self._alive():
             self._known = 0  # all of it was evicted; the key's ordinals may have begun again
-        tail = int(self._views.mem[self._tail_at])
+        tail = self._views.mem.item(self._tail_at)
         if self._known and tail == self._tail:
             return True  # no block was finished since
         known = int(self._what[S_ORDINAL]) + self._known - 1 if self._known else -1
@@ -203,16 +205,15 @@ class Series:
             )
         )
         self.outside = result == OUTSIDE
-        if result == 0:
-            self._known += max(found - 1, 0)
+        if result == 0 and found > 1:
+            self._known += found - 1
+            self._last = int(self._L[w.L_HEADERS]) + int(blocks[1]) * w.SHARED_STRIDE, int(generations[1])
             self._tail = tail if int(blocks[0]) == tail - 1 else 0
         return result == 0
 
     def _alive(self) -> bool:
-        last = self._known - 1
-        block, generation = (int(self._tree[self._what[at] + last]) for at in (S_BLOCK, S_GEN))
-        head = int(self._L[w.L_HEADERS]) + block * w.SHARED_STRIDE
-        return int(self._views.mem[head + w.B_GEN]) == generation
+        head, generation = self._last
+        return bool(self._views.mem.item(head + w.B_GEN) == generation)
 
     def _begin(self, blocks: Ints) -> None:
         what, question, names = self._what, self._question, {n: r.first_cell for n, r in self._layout.regions.items()}
