@@ -8,7 +8,7 @@ import argparse
 import tempfile
 from pathlib import Path
 
-from benchmarks import cluster, engine, floors, others
+from benchmarks import cluster, engine, floors, others, windows
 from benchmarks.report import Report
 from benchmarks.rows import make_rows
 
@@ -29,6 +29,8 @@ def main() -> None:
     with tempfile.TemporaryDirectory(prefix="proxist-bench-") as directory:
         found = floors.measure(report, batch, Path(directory))
         ours = engine.measure(report, rows, found) if {"engine", "others"} & set(wanted) else {}
+        if "engine" in wanted:
+            windows.measure(report)
         if "others" in wanted:
             others.measure(report, rows, ours)
         if "cluster" in wanted:

@@ -6,6 +6,7 @@ import json
 import os
 from dataclasses import replace
 from typing import Any
+from unittest import mock
 
 import numpy as np
 import pyarrow as pa
@@ -16,8 +17,10 @@ from hypothesis import strategies as st
 from window_model import MOODS, Model, TooLarge, batch_of, make_spec, random_window, rows_of, same
 
 from proxist.errors import InvalidArgument
-from proxist.hot.ops import HotBars, HotWindow, op_from_json
+from proxist.hot.long_windows import BLOCKS_MIN
+from proxist.hot.ops import HotBars, HotLastBy, HotWindow, op_from_json
 from proxist.hot.reader import HotReader
+from proxist.hot.summaries import Summaries
 from proxist.hot.windows import bars_rows, window_rows
 from proxist.model.ids import Offset, TimeNs
 from proxist.model.query import Agg
@@ -85,6 +88,7 @@ def check(model: Model, op: Op, reader: HotReader, end: int) -> None:
     assert same(rows_of(part.rows), model.answer(op, end, cold)), (op, part.cold)
 
 
+@pytest.mark.parametrize("blocks_min", [BLOCKS_MIN, 0], ids=["rows", "summaries"])
 @settings(max_examples=60, deadline=None)
 @given(
     seed=st.integers(0, 2**32),
@@ -93,8 +97,14 @@ def check(model: Model, op: Op, reader: HotReader, end: int) -> None:
     styles=st.lists(st.sampled_from(STYLES), min_size=1, max_size=5),
 )
 def test_a_hot_set_answers_as_the_model_whatever_was_evicted(
-    seed: int, mood: str, seq: bool, styles: list[str]
+    blocks_min: int, seed: int, mood: str, seq: bool, styles: list[str]
 ) -> None:
+    with mock.patch("proxist.hot.long_windows.BLOCKS_MIN", blocks_min):
+        play(seed, mood, seq, styles)
+
+
+def play(seed: int, mood: str, seq: bool, styles: list[str]) -> None:
+    """Append, publish, evict; ask both readers at every step."""
     rng, spec, keys, clock = np.random.default_rng(seed), make_spec(seq=seq), ["a", "b", "ä"], 0
     model = Model(spec, mood)
     with new_hot_set(spec, block_rows=16, hot_bytes=4 * 2**20) as hot:
@@ -242,4 +252,95 @@ def test_a_window_after_the_evicted_rows_needs_no_cold() -> None:
         assert not reader.run(HotWindow(aggs, None, TimeNs(70), rows=21)).cold
         assert reader.run(HotWindow(aggs, None, TimeNs(70), rows=22)).cold.keys == ("a",)
         assert reader.run(HotBars(aggs, 10, None, TimeNs(49))).cold.keys == ("a",)
+        reader.close()
+
+
+LONG = ("sum", "avg", "count", "min", "max", "stddev")
+
+
+@pytest.mark.parametrize("late_share", [0.0, 0.02, 0.5])
+def test_summaries_of_blocks_give_what_the_rows_give(late_share: float) -> None:
+    rng, spec, span, told = np.random.default_rng(7), make_spec(seq=True), 9_000, []
+    original = Summaries.windows
+
+    def spied(*args: Any) -> Any:
+        told.append(original(*args))
+        return told[-1]
+
+    aggs = tuple(Agg(fn, value) for fn in LONG for value in ("price", "size"))
+    aggs += (Agg("vwap", "price", "size"), Agg("vwap", "size", "price"), Agg("count"), Agg("max", "ts"))
+    with new_hot_set(spec, block_rows=16, hot_bytes=16 * 2**20) as hot:
+        reader = hot.reader()
+        for _ in range(6):
+            first = hot.appended_end
+            times = np.arange(first, first + 1500)
+            late = rng.random(len(times)) < late_share
+            times[late] -= rng.integers(0, 2000, int(late.sum()))
+            rows = [Row(first + i, "ab"[i % 3 == 0], int(t), i % 5) for i, t in enumerate(times)]
+            hot.append(batch_of(spec, rows, "money"), first, 0)
+            hot.publish(hot.appended_end)
+            hot.set_persisted(hot.appended_end)
+            hot.evict(Offset(int(rng.integers(0, max(first // 2, 1)))))
+            for range_ns in (*rng.integers(1, span, 8).tolist(), 1, span):
+                start = int(rng.integers(max(0, first - 1000), hot.appended_end))
+                op = HotWindow(aggs, ("a", "b"), TimeNs(start), TimeNs(start + 3), range_ns)
+                with (
+                    mock.patch("proxist.hot.long_windows.BLOCKS_MIN", 0),
+                    mock.patch.object(Summaries, "windows", spied),
+                ):
+                    summed = reader.run(op)
+                with mock.patch("proxist.hot.long_windows.BLOCKS_MIN", 2**40):
+                    read = reader.run(op)
+                assert summed.rows.equals(read.rows), op
+                assert summed.cold.keys == read.cold.keys
+        reader.close()
+    assert len(told) > 500
+    assert None not in told
+
+
+PREPARED = (*(Agg(fn, value) for fn in LONG for value in ("price", "size")), Agg("vwap", "price", "size"), Agg("count"))
+
+
+@pytest.mark.parametrize("late_share", [0.0, 0.3])
+def test_a_prepared_window_is_the_last_row_of_the_window(late_share: float) -> None:
+    rng, spec, decided = np.random.default_rng(3), make_spec(seq=True), 0
+    with new_hot_set(spec, block_rows=16, hot_bytes=16 * 2**20) as hot:
+        reader = hot.reader()
+        prepared = [(agg, ns, reader.prepare_window("a", agg, ns)) for agg in PREPARED for ns in (1, 30, 3000)]
+        for _, _, window in prepared:
+            reader.read(window)
+            assert (window.value, window.undecided, window.end) == (None, 0, 0)
+        for turn in range(30):
+            first = hot.appended_end
+            times = np.arange(first, first + 90)
+            late = rng.random(len(times)) < late_share
+            times[late] -= rng.integers(0, 400, int(late.sum()))
+            rows = [Row(first + i, "ab"[i % 3 == 0], int(t), i % 5) for i, t in enumerate(times)]
+            hot.append(batch_of(spec, rows, "money"), first, 0)
+            end = Offset(int(rng.integers(hot.marks().end, hot.appended_end + 1)))  # often below what was appended
+            hot.publish(end)
+            if turn % 3 == 2:
+                hot.set_persisted(end)
+                hot.evict(Offset(int(end * rng.random())))
+            newest = reader.run(HotLastBy(("a",), ()))
+            last = TimeNs(newest.rows.column(1).view(pa.int64())[0].as_py())
+            for agg, ns, window in prepared:
+                reader.read(window)
+                part = reader.run(HotWindow((agg,), ("a",), last, None, ns))
+                assert window.end == end
+                assert window.undecided == int(bool(part.cold) or not part.rows.num_rows)
+                if not window.undecided:
+                    decided += 1
+                    assert window.value == part.rows.column(3)[part.rows.num_rows - 1].as_py(), (agg, ns)
+        reader.close()
+    assert decided > 500
+
+
+def test_an_aggregate_that_cannot_be_prepared_is_refused() -> None:
+    spec = make_spec(seq=False)
+    with new_hot_set(spec) as hot:
+        reader = hot.reader()
+        for agg in (Agg("first", "price"), Agg("sum", "ratio"), Agg("max", "volume")):
+            with pytest.raises(InvalidArgument, match=r"cannot be prepared.*Use the window verb"):
+                reader.prepare_window("a", agg, 5)
         reader.close()

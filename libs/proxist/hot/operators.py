@@ -68,6 +68,10 @@ class Operators:
             HotWindow: self._windows, HotBars: self._windows,
         }  # fmt: skip
 
+    def parts(self) -> tuple[Layout, Views, Ints, KeyIndex]:
+        """What a prepared read is made from."""
+        return self._layout, self._views, self._L, self._keys
+
     def attempt(self, op: HotOp, probes: Probes | None) -> HotPart | None:
         """One try; None where the owner moved on under it."""
         return self._by_type[type(op)](op, _Cut(self._mem, op), probes)

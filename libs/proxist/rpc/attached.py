@@ -18,7 +18,7 @@ from proxist.auth import outgoing
 from proxist.errors import InternalError, ProxistError, Unavailable, from_json
 from proxist.hot.ops import HotOp, HotPart, Probes
 from proxist.hot.reader import HotReader
-from proxist.model.ids import Offset, ShardId
+from proxist.model.ids import Epoch, Offset, ShardId
 from proxist.rpc.status import to_proxist
 
 _PACKET_BYTES_MAX = 1 << 16
@@ -52,10 +52,13 @@ class Attached:
             self.drop(shard)
             return self._run(self.reader(path, shard), op, probes, min_end, wait_ns)
 
-    def drop(self, shard: ShardId) -> None:
-        """Forget a reader; running calls end first."""
+    def drop(self, shard: ShardId, ended: HotReader | None = None) -> None:
+        """Forget a shard's reader, where `ended` is given only if it is that one; running calls end first."""
         with self._lock:
-            reader = self._readers.pop(shard, None)
+            reader = self._readers.get(shard)
+            if ended is not None and reader is not ended:
+                return
+            self._readers.pop(shard, None)
             self._ended_retries += 0 if reader is None else reader.retry_count
         if reader is not None:
             reader.close()
@@ -72,6 +75,12 @@ class Attached:
         """What is attached now."""
         with self._lock:
             return tuple(sorted(self._readers))
+
+    def epoch(self, shard: ShardId) -> Epoch:
+        """Of the owner whose memory is attached; 0 where none is."""
+        with self._lock:
+            reader = self._readers.get(shard)
+        return Epoch(0) if reader is None else reader.epoch
 
     @property
     def retry_count(self) -> int:
