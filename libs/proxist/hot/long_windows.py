@@ -8,7 +8,7 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
-from proxist.hot.aggregates import avg_answer, integer_sums_answer, plain_array, vwap_answer
+from proxist.hot.aggregates import avg_answer, integer_sums_answer, plain_array
 from proxist.hot.arena import Views
 from proxist.hot.kernels import summary as kernels
 from proxist.hot.layout import Layout
@@ -118,7 +118,8 @@ class LongWindows:
         if agg.fn == "avg":
             return avg_answer(found.sums, counts)
         if agg.fn == "vwap":
-            return vwap_answer(found.sums, found.weights, counts)
+            with np.errstate(all="ignore"):
+                return plain_array(found.sums / found.weights, (counts == 0) | (found.weights == 0))
         if agg.fn == "stddev":
             return plain_array(found.sums, counts < 2)
         if pa.types.is_integer(self._layout.spec.column(str(agg.value)).type):
