@@ -11,6 +11,7 @@ import pyarrow as pa
 from proxist.errors import InvalidArgument
 from proxist.hot import words as w
 from proxist.hot.arena import Views
+from proxist.hot.kernels import asof as searching
 from proxist.hot.kernels import read as reading
 from proxist.hot.kernels_descend import PLACES
 from proxist.hot.keys import KeyIndex
@@ -36,7 +37,7 @@ Ints = npt.NDArray[np.int64]
 _PLANS_MAX = 256
 _GROUPED_FROM = 16_384
 """So many probes are searched and copied key by key: each key's blocks are then met while they are in the caches."""
-_DIRECTIONS = {"backward": reading.BACKWARD, "forward": reading.FORWARD, "nearest": reading.NEAREST}
+_DIRECTIONS = {"backward": searching.BACKWARD, "forward": searching.FORWARD, "nearest": searching.NEAREST}
 
 
 class _Cut:
@@ -130,12 +131,12 @@ class Operators:
         order = None
         if len(codes) >= _GROUPED_FROM:
             order = np.empty(len(codes), np.int64)
-            reading.group_probes(codes, np.zeros(int(codes.max()) + 5, np.int64), order)
+            searching.group_probes(codes, np.zeros(int(codes.max()) + 5, np.int64), order)
             codes, times = codes[order], times[order]
         codes.flags.writeable = times.flags.writeable = False
         slots, versions, cold = (np.empty(len(codes), np.int64) for _ in range(3))
         stats = np.zeros(3, np.int64)
-        found = reading.asof(
+        found = searching.asof(
             self._mem, self._L, codes, times, _DIRECTIONS[op.direction], int(op.allow_exact),
             -1 if op.tolerance_ns is None else op.tolerance_ns, cut.seam, cut.end, cut.complete,
             slots, versions, cold, stats, np.empty(PLACES, np.int64),

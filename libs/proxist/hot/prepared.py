@@ -15,8 +15,8 @@ import pyarrow as pa
 
 from proxist.errors import InvalidArgument
 from proxist.hot.arena import Views
+from proxist.hot.kernels import asof as searching
 from proxist.hot.kernels import prepared as kernels
-from proxist.hot.kernels import read as reading
 from proxist.hot.kernels_descend import PLACES
 from proxist.hot.kernels_gather import F_BASE, F_OUT, F_WIDTH, F_WORDS
 from proxist.hot.keys import KeyIndex
@@ -28,7 +28,7 @@ from proxist.model.types import numpy_type
 
 Ints = npt.NDArray[np.int64]
 _ALIGN = 64
-_DIRECTIONS = dict(zip(DIRECTIONS, (reading.BACKWARD, reading.FORWARD, reading.NEAREST), strict=True))
+_DIRECTIONS = dict(zip(DIRECTIONS, (searching.BACKWARD, searching.FORWARD, searching.NEAREST), strict=True))
 
 
 def _dtype_of(spec: TableSpec, name: str) -> np.dtype[Any]:
