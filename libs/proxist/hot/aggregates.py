@@ -227,8 +227,8 @@ class Aggregator:
         valid = value.valid
         if len(weight.valid):
             valid = weight.valid & valid if len(valid) else weight.valid
-        found, weights, counts = exact.ratios(value.doubles, weight.doubles, valid, self._spans.lo, self._spans.hi)
-        return plain_array(found, (counts == 0) | (weights == 0))
+        found, weights = exact.ratios(value.doubles, weight.doubles, valid, self._spans.lo, self._spans.hi)
+        return plain_array(found, weights == 0)  # so it is where there are none
 
     def _ema(self, agg: Agg) -> pa.Array:
         values, spans = self._values(agg.value), self._spans

@@ -82,34 +82,28 @@ def _scales(base: int) -> Floats | None:
     return np.array([math.ldexp(1.0, base - 1 + 32 * i) for i in range(3)])
 
 
-def _counts(valid: Bytes, lo: Ints, hi: Ints) -> Ints:
-    if not len(valid):
-        return hi - lo
-    before = np.concatenate([np.zeros(1, np.int64), np.cumsum(valid, dtype=np.int64)])
-    counts: Ints = before[hi] - before[lo]
-    return counts
-
-
 def double_sums(x: Doubles, valid: Bytes, lo: Ints, hi: Ints) -> tuple[Floats, Ints]:
     """Per span (the sum, rounded once; how many valid rows). `valid`: a byte per row, or ALL_VALID."""
     out = np.empty(len(lo))
     fast, scales = _Scaled.of(x, valid, 0), _scales(x.low)
     if fast is not None and scales is not None:
         scaled.scaled_sums(fast.high, fast.low, lo, hi, scales, np.zeros(4, np.int64), out)
-        return out, _counts(valid, lo, hi)
+        if not len(valid):
+            return out, hi - lo
+        before = np.concatenate([np.zeros(1, np.int64), np.cumsum(valid, dtype=np.int64)])
+        return out, before[hi] - before[lo]
     return _long_sums(x, None, valid, lo, hi)
 
 
-def ratios(x: Doubles, weight: Doubles, valid: Bytes, lo: Ints, hi: Ints) -> tuple[Floats, Floats, Ints]:
-    """Per span (sum of x * weight over sum of weight, NaN where that is 0; sum of weight; how many valid rows): sums
-    rounded once, and their ratio."""
+def ratios(x: Doubles, weight: Doubles, valid: Bytes, lo: Ints, hi: Ints) -> tuple[Floats, Floats]:
+    """Per span (sum of x * weight over sum of weight, NaN where that is 0; sum of weight): sums rounded once, then divided."""
     fast = _scaled_ratios(x, weight, valid, lo, hi)
     if fast is not None:
-        return *fast, _counts(valid, lo, hi)
-    products, counts = _long_sums(x, weight, valid, lo, hi)
+        return fast
+    products, _ = _long_sums(x, weight, valid, lo, hi)
     weights, _ = double_sums(weight, valid, lo, hi)
     with np.errstate(all="ignore"):
-        return products / weights, weights, counts
+        return products / weights, weights
 
 
 def _scaled_ratios(x: Doubles, weight: Doubles, valid: Bytes, lo: Ints, hi: Ints) -> tuple[Floats, Floats] | None:
