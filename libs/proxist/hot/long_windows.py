@@ -24,6 +24,7 @@ KEYS_MAX = 16
 ROWS_MAX = 64
 BLOCKS_MIN = 8
 """Summaries are asked for at most so many windows, if one may reach further back than so many blocks."""
+_OUTPUT_BLOCKS_MAX = 4
 _QUESTIONS_MAX = 256
 
 
@@ -50,8 +51,12 @@ class LongWindows:
             return False
         if any(self._question(agg) is None for agg in op.aggs):
             return False
-        start = first_time(op)
-        return any(kernels.reaches_back(self._views.mem, self._L, code, start, BLOCKS_MIN) for code in codes.tolist())
+        mem, L, start, known = self._views.mem, self._L, first_time(op), codes.tolist()
+        if op.to_ns is None and any(
+            kernels.reaches_back(mem, L, code, op.from_ns, _OUTPUT_BLOCKS_MAX) for code in known
+        ):
+            return False  # a series: most of the rows since `from_ns` make output
+        return any(kernels.reaches_back(mem, L, code, start, BLOCKS_MIN) for code in known)
 
     def _question(self, agg: Agg) -> Question | None:
         if agg not in self._questions:
