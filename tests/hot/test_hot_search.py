@@ -11,11 +11,13 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 import pytest
-from hot_model import Row, batch_of, make_spec, new_hot_set
+from hot_model import Row, batch_of, make_spec, new_hot_set, random_rows
 
 from proxist.errors import Unavailable
+from proxist.hot import operators
 from proxist.hot import words as w
 from proxist.hot.arena import map_readonly
+from proxist.hot.kernels import asof as searching
 from proxist.hot.kernels import read as kernels
 from proxist.hot.kernels_descend import PLACES
 from proxist.hot.operators import Operators
@@ -41,7 +43,7 @@ def filled(times: np.ndarray, seqs: np.ndarray | None = None) -> HotSet:
     return hot
 
 
-def visited(hot: HotSet, time: int, direction: int = kernels.BACKWARD, end: int | None = None) -> int:
+def visited(hot: HotSet, time: int, direction: int = searching.BACKWARD, end: int | None = None) -> int:
     """Blocks that one probe looks at."""
     operators = hot.reader()._operators
     assert operators is not None
@@ -49,7 +51,7 @@ def visited(hot: HotSet, time: int, direction: int = kernels.BACKWARD, end: int 
     codes.flags.writeable = times.flags.writeable = False
     slots, versions, cold, stats = (np.zeros(3, np.int64) for _ in range(4))
     marks = hot.marks()
-    kernels.asof(
+    searching.asof(
         operators.mem, operators._L, codes, times, direction, 1, -1, marks.floor,
         marks.end if end is None else end, 1, slots, versions, cold, stats, np.zeros(PLACES, np.int64),
     )  # fmt: skip
@@ -63,10 +65,10 @@ def worst(hot: HotSet, direction: int, times: np.ndarray) -> int:
 SAMPLE = np.linspace(0, ROWS, 97).astype(np.int64)
 
 
-@pytest.mark.parametrize("direction", [kernels.BACKWARD, kernels.FORWARD], ids=["backward", "forward"])
+@pytest.mark.parametrize("direction", [searching.BACKWARD, searching.FORWARD], ids=["backward", "forward"])
 def test_a_key_last_seen_long_ago_is_found_in_few_steps(direction: int) -> None:
     with filled(np.arange(ROWS)) as hot:
-        passes = 1 if direction == kernels.BACKWARD else 3
+        passes = 1 if direction == searching.BACKWARD else 3
         assert worst(hot, direction, SAMPLE) <= passes * LOGARITHMIC
 
 
@@ -76,17 +78,17 @@ def test_an_older_end_is_reached_in_few_steps() -> None:
             assert visited(hot, 2**60, end=int(end)) <= LOGARITHMIC
 
 
-@pytest.mark.parametrize("direction", [kernels.BACKWARD, kernels.FORWARD], ids=["backward", "forward"])
+@pytest.mark.parametrize("direction", [searching.BACKWARD, searching.FORWARD], ids=["backward", "forward"])
 @pytest.mark.parametrize("seq", [False, True], ids=["without seq", "with seq"])
 def test_ten_thousand_rows_on_one_timestamp_make_no_difference(direction: int, seq: bool) -> None:
     times = np.arange(ROWS)
     times[20_000:30_000] = 20_000
     with filled(times, np.arange(ROWS) if seq else None) as hot:
-        passes = 1 if direction == kernels.BACKWARD else 3
+        passes = 1 if direction == searching.BACKWARD else 3
         assert worst(hot, direction, np.array([19_999, 20_000, 20_001, 29_999, 30_000])) <= passes * LOGARITHMIC
 
 
-@pytest.mark.parametrize("direction", [kernels.BACKWARD, kernels.FORWARD], ids=["backward", "forward"])
+@pytest.mark.parametrize("direction", [searching.BACKWARD, searching.FORWARD], ids=["backward", "forward"])
 @pytest.mark.parametrize("wild", [2**60, -(2**60)], ids=["future", "past"])
 def test_a_few_wild_timestamps_cost_a_few_blocks(direction: int, wild: int) -> None:
     times = np.arange(ROWS)
@@ -100,8 +102,8 @@ def test_rows_shuffled_within_windows_cost_the_window() -> None:
     for start in range(0, ROWS, 160):
         rng.shuffle(times[start : start + 160])
     with filled(times) as hot:
-        assert worst(hot, kernels.BACKWARD, SAMPLE) <= 10 + LOGARITHMIC
-        assert worst(hot, kernels.FORWARD, SAMPLE) <= 30 + 3 * LOGARITHMIC
+        assert worst(hot, searching.BACKWARD, SAMPLE) <= 10 + LOGARITHMIC
+        assert worst(hot, searching.FORWARD, SAMPLE) <= 30 + 3 * LOGARITHMIC
 
 
 def test_a_window_that_slides_keeps_its_jumps() -> None:
@@ -117,7 +119,7 @@ def test_a_window_that_slides_keeps_its_jumps() -> None:
             hot.evict(Offset(max(0, hot.appended_end - 30_000)))
             if turn > 6:
                 sample = np.linspace(hot.marks().floor, hot.marks().end, 31).astype(np.int64)
-                assert worst(hot, kernels.BACKWARD, sample) <= LOGARITHMIC
+                assert worst(hot, searching.BACKWARD, sample) <= LOGARITHMIC
 
 
 def test_scans_visit_the_blocks_of_their_range_only() -> None:
@@ -211,3 +213,29 @@ def test_equal_times_are_decided_by_seq_then_offset_at_every_end(seed: int) -> N
             assert got == list(seen[times[seen] <= 1][-1:])
             got = reader.run(HotFirstBy(at_ns=1, end=Offset(end))).rows.column("_offset").to_pylist()
             assert got == list(middle[:1] if len(middle) else seen[times[seen] >= 1][:1])
+
+
+@pytest.mark.parametrize("direction", ["backward", "forward", "nearest"])
+def test_probes_searched_key_by_key_are_answered_in_their_own_order(
+    direction: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rng, keys = np.random.default_rng(8), ["a", "b", "c", "d"]
+    spec = make_spec()
+    with new_hot_set(spec, block_rows=16, hot_bytes=2**22) as hot:
+        for turn, style in enumerate(["in order", "late", "ties", "in order"]):
+            hot.append(
+                batch_of(spec, random_rows(rng, hot.appended_end, 150, keys, turn * 40, style)), hot.appended_end, 0
+            )
+            hot.publish(hot.appended_end)
+        hot.set_persisted(hot.appended_end)
+        hot.evict(Offset(200))
+        names = rng.choice([*keys, "not there", ""], 3_000).tolist()
+        probes = Probes(pa.array([name or None for name in names]), rng.integers(-20, 400, 3_000))
+        op, reader = HotAsof(direction=direction, tolerance_ns=60), hot.reader()
+        one_by_one = reader.run(op, probes)
+        monkeypatch.setattr(operators, "_GROUPED_FROM", 1)
+        grouped = reader.run(op, probes)
+    assert grouped.rows.equals(one_by_one.rows)
+    assert one_by_one.cold.probes is not None
+    assert len(one_by_one.cold.probes) > 0
+    assert np.array_equal(grouped.cold.probes, one_by_one.cold.probes)

@@ -11,6 +11,7 @@ import pyarrow as pa
 
 from proxist.client.answer import Answer
 from proxist.client.attach import Elsewhere
+from proxist.client.quick import Quick
 from proxist.client.topology import ShardPlace, Topology
 from proxist.errors import (
     DeadlineExceeded,
@@ -39,6 +40,7 @@ class LocalReads:
     def __init__(self, topology: Callable[..., Topology], token: str | None, *, required: bool) -> None:
         self._required = required
         self.host = Host(topology, token)
+        self._quick = Quick(topology, self.host)
 
     def answer(self, query: Mapping[str, Any], probes: pa.RecordBatch | None, timeout_s: float) -> Answer:
         """The answer from RAM. Raises Elsewhere where a query node must be asked.
@@ -46,6 +48,9 @@ class LocalReads:
         Raises what the query's rules ask for (NotFound, Stale, TokenLost, InvalidArgument, DeadlineExceeded), and where
         attaching is required the reason why a shard cannot be.
         """
+        quick = self._quick.answer(query) if probes is None else None
+        if quick is not None:
+            return quick
         parsed = parse_query(query)
         if isinstance(parsed.verb, Sql) or parsed.hot_path == "flight":
             raise Elsewhere(None)

@@ -192,7 +192,7 @@ class Aggregator:
     def _double_sums(self, name: str) -> tuple[Floats, Ints]:
         if name not in self._sums:
             values = self._values(name)
-            self._sums[name] = exact.double_sums(values.doubles, None, values.valid, self._spans.lo, self._spans.hi)
+            self._sums[name] = exact.double_sums(values.doubles, values.valid, self._spans.lo, self._spans.hi)
         return self._sums[name]
 
     def _integer_sums(self, values: _Values) -> tuple[Ints, Floats, Ints, int]:
@@ -227,10 +227,8 @@ class Aggregator:
         valid = value.valid
         if len(weight.valid):
             valid = weight.valid & valid if len(valid) else weight.valid
-        lo, hi = self._spans.lo, self._spans.hi
-        products, counts = exact.double_sums(value.doubles, weight.doubles, valid, lo, hi)
-        weights, _ = exact.double_sums(weight.doubles, None, valid, lo, hi)
-        return vwap_answer(products, weights, counts)
+        found, weights = exact.ratios(value.doubles, weight.doubles, valid, self._spans.lo, self._spans.hi)
+        return plain_array(found, weights == 0)  # so it is where there are none
 
     def _ema(self, agg: Agg) -> pa.Array:
         values, spans = self._values(agg.value), self._spans
@@ -251,11 +249,6 @@ def integer_sums_answer(agg: Agg, sums: Ints, counts: Ints, too_large: int, *, u
 
 def avg_answer(sums: Floats, counts: Ints) -> pa.Array:
     return plain_array(sums / np.maximum(counts, 1), counts == 0)
-
-
-def vwap_answer(products: Floats, weights: Floats, counts: Ints) -> pa.Array:
-    with np.errstate(all="ignore"):
-        return plain_array(products / weights, (counts == 0) | (weights == 0))
 
 
 def plain_array(values: npt.NDArray[Any], null: npt.NDArray[np.bool_] | None) -> pa.Array:

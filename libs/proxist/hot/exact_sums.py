@@ -55,14 +55,79 @@ def _accumulator(digits: Ints) -> Ints:
     return np.zeros(A_LIMBS + len(digits) + SPARE_LIMBS, np.int64)
 
 
-def double_sums(x: Doubles, y: Doubles | None, valid: Bytes, lo: Ints, hi: Ints) -> tuple[Floats, Ints]:
-    """Per span (the sum of x, or of x * y, rounded once; how many valid rows). `valid`: a byte per row, or ALL_VALID."""
-    out, counts = np.empty(len(lo)), np.empty(len(lo), np.int64)
-    if _scaled_sums(x, y, valid, lo, hi, out):
+@dataclass(frozen=True, slots=True, eq=False)
+class _Scaled:
+    """A column as integers: high * 2^32 + low, or low alone (then `high` is empty), each times 2^x.low."""
+
+    high: Ints
+    low: Ints
+
+    @staticmethod
+    def of(x: Doubles, valid: Bytes, factor_bits: int) -> _Scaled | None:
+        """None where the values are too far apart, or their sums times a factor would not fit the accumulators."""
+        rest = factor_bits + len(x.bits).bit_length()
+        wide = x.span_bits > NARROW_BITS or x.span_bits + rest > _ACCUMULATOR_BITS
+        part_bits = x.span_bits - _SPLIT_BITS if wide else x.span_bits
+        if not x.finite or part_bits > NARROW_BITS or part_bits + rest > _ACCUMULATOR_BITS:
+            return None
+        low, high = np.empty(len(x.bits), np.int64), np.empty(len(x.bits) if wide else 0, np.int64)
+        scaled.scale(x.bits, valid, x.low, high, low)
+        return _Scaled(high, low)
+
+
+def _scales(base: int) -> Floats | None:
+    """What the fast form multiplies rounded integers with; None where a sum might be no normal double."""
+    if not _SCALES_MIN <= base <= _SCALES_MAX:
+        return None
+    return np.array([math.ldexp(1.0, base - 1 + 32 * i) for i in range(3)])
+
+
+def double_sums(x: Doubles, valid: Bytes, lo: Ints, hi: Ints) -> tuple[Floats, Ints]:
+    """Per span (the sum, rounded once; how many valid rows). `valid`: a byte per row, or ALL_VALID."""
+    out = np.empty(len(lo))
+    fast, scales = _Scaled.of(x, valid, 0), _scales(x.low)
+    if fast is not None and scales is not None:
+        scaled.scaled_sums(fast.high, fast.low, lo, hi, scales, np.zeros(4, np.int64), out)
         if not len(valid):
             return out, hi - lo
         before = np.concatenate([np.zeros(1, np.int64), np.cumsum(valid, dtype=np.int64)])
         return out, before[hi] - before[lo]
+    return _long_sums(x, None, valid, lo, hi)
+
+
+def ratios(x: Doubles, weight: Doubles, valid: Bytes, lo: Ints, hi: Ints) -> tuple[Floats, Floats]:
+    """Per span (sum of x * weight over sum of weight, NaN where that is 0; sum of weight): sums rounded once, then divided."""
+    fast = _scaled_ratios(x, weight, valid, lo, hi)
+    if fast is not None:
+        return fast
+    products, _ = _long_sums(x, weight, valid, lo, hi)
+    weights, _ = double_sums(weight, valid, lo, hi)
+    with np.errstate(all="ignore"):
+        return products / weights, weights
+
+
+def _scaled_ratios(x: Doubles, weight: Doubles, valid: Bytes, lo: Ints, hi: Ints) -> tuple[Floats, Floats] | None:
+    """The fast form, where the values allow it: one of both fits an int64, the other is split where it must be."""
+    split, factor = (x, weight) if x.span_bits >= weight.span_bits else (weight, x)
+    scales, divisor_scales = _scales(x.low + weight.low), _scales(weight.low)
+    if factor.span_bits > NARROW_BITS or not factor.finite or scales is None or divisor_scales is None:
+        return None
+    of_split = _Scaled.of(split, valid, factor.span_bits)
+    if of_split is None:
+        return None
+    cells = np.empty(len(factor.bits), np.int64)
+    scaled.scale(factor.bits, valid, factor.low, NO_BITS, cells)
+    out, weights = np.empty(len(lo)), np.empty(len(lo))
+    scaled.scaled_ratios(
+        of_split.high, of_split.low, cells, int(factor is weight), lo, hi, scales, divisor_scales,
+        np.zeros(4, np.int64), np.zeros(4, np.int64), out, weights,
+    )  # fmt: skip
+    return out, weights
+
+
+def _long_sums(x: Doubles, y: Doubles | None, valid: Bytes, lo: Ints, hi: Ints) -> tuple[Floats, Ints]:
+    """Sums of x, or of x * y, and how many valid rows, whatever the values are."""
+    out, counts = np.empty(len(lo)), np.empty(len(lo), np.int64)
     bits, base = x.span_bits, x.low
     if y is not None:
         bits, base = bits + y.span_bits, base + y.low
@@ -71,27 +136,6 @@ def double_sums(x: Doubles, y: Doubles | None, valid: Bytes, lo: Ints, hi: Ints)
         x.bits, NO_BITS if y is None else y.bits, valid, lo, hi, base, _accumulator(digits), digits, out, counts
     )
     return out, counts
-
-
-def _scaled_sums(x: Doubles, y: Doubles | None, valid: Bytes, lo: Ints, hi: Ints, out: Floats) -> bool:
-    """The fast form, where the values allow it."""
-    if y is not None and y.span_bits > x.span_bits:
-        x, y = y, x
-    factor_bits, base = (0, x.low) if y is None else (y.span_bits, x.low + y.low)
-    wide = x.span_bits > NARROW_BITS or x.span_bits + factor_bits + len(x.bits).bit_length() > _ACCUMULATOR_BITS
-    part_bits = x.span_bits - _SPLIT_BITS if wide else x.span_bits
-    fits = part_bits <= NARROW_BITS and part_bits + factor_bits + len(x.bits).bit_length() <= _ACCUMULATOR_BITS
-    finite = x.finite and (y is None or y.finite)
-    if not (fits and finite and factor_bits <= NARROW_BITS and _SCALES_MIN <= base <= _SCALES_MAX):
-        return False
-    low, high = np.empty(len(x.bits), np.int64), np.empty(len(x.bits) if wide else 0, np.int64)
-    scaled.scale(x.bits, valid, x.low, high, low)
-    factor = np.empty(0 if y is None else len(y.bits), np.int64)
-    if y is not None:
-        scaled.scale(y.bits, valid, y.low, NO_BITS, factor)
-    scales = np.array([math.ldexp(1.0, base - 1 + 32 * i) for i in range(3)])
-    scaled.scaled_sums(high, low, factor, lo, hi, scales, np.zeros(4, np.int64), out)
-    return True
 
 
 def integer_sums(values: Ints, valid: Bytes, lo: Ints, hi: Ints, *, unsigned: bool) -> tuple[Ints, Floats, Ints, int]:

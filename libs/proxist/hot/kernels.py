@@ -6,6 +6,9 @@ from proxist.hot.jit import compiling
 
 with compiling():
     from proxist.hot import (
+        kernels_asof as asof,
+    )
+    from proxist.hot import (
         kernels_dictionary as dictionary,
     )
     from proxist.hot import (
@@ -40,6 +43,7 @@ with compiling():
     )
 
 __all__ = [
+    "asof",
     "dictionary",
     "evict",
     "gather",

@@ -9,8 +9,9 @@ from __future__ import annotations
 from typing import Any
 
 from proxist.hot.jit import fence, i32r, i32w, i64, i64r, i64w, kernel, part, u8r, u8w, u16r, u16w
+from proxist.hot.kernels_asof import asof_probes
 from proxist.hot.kernels_gather import F_BASE, F_OUT, F_WIDTH, F_WORDS
-from proxist.hot.kernels_read import asof_probes, last_of, newest_rows
+from proxist.hot.kernels_read import last_of, newest_rows
 from proxist.hot.words import (
     H_CLOSED,
     H_COMPLETE,

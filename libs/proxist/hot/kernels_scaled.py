@@ -7,6 +7,7 @@ high * 2^32 + low is rounded once. Exact as the long accumulator is, with a few 
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 from llvmlite import ir
@@ -104,29 +105,66 @@ def _rounded(acc: Array, scales: Array) -> float:
     return sign * (float(upper) * 17592186044416.0 + float(lower)) * unit
 
 
-@kernel(i64(i64r, i64r, i64r, i64r, i64r, f64r, i64w, f64w))
-def scaled_sums(
-    high: Array, low: Array, factor: Array, lo: Array, hi: Array, scales: Array, acc: Array, out: Array
-) -> int:
-    """Per span the sum of high * 2^32 + low, each times its `factor` where that has rows, rounded once.
+@part
+def _clear(acc: Array) -> None:
+    for i in range(acc.size):
+        acc[i] = 0
+
+
+@part
+def _add(acc: Array, high: Array, low: Array, row: int, by: int) -> None:
+    add_wide(acc, 0, low[row], by)
+    if high.size > 0:
+        add_wide(acc, 2, high[row], by)
+
+
+@kernel(i64(i64r, i64r, i64r, i64r, f64r, i64w, f64w))
+def scaled_sums(high: Array, low: Array, lo: Array, hi: Array, scales: Array, acc: Array, out: Array) -> int:
+    """Per span the sum of high * 2^32 + low, rounded once.
 
     Spans as in kernels_sums. `high` may be empty. scales: 2^(base - 1) and that times 2^32, 2^64; `acc` is 4 cells.
     """
-    product, wide, first, stop = factor.size > 0, high.size > 0, 0, 0
+    first, stop = 0, 0
     for i in range(lo.size):
         if lo[i] >= stop:
-            acc[0], acc[1], acc[2], acc[3] = 0, 0, 0, 0
+            _clear(acc)
             first = stop = lo[i]
         for row in range(stop, hi[i]):
-            by = factor[row] if product else 1
-            add_wide(acc, 0, low[row], by)
-            if wide:
-                add_wide(acc, 2, high[row], by)
+            _add(acc, high, low, row, 1)
         for row in range(first, lo[i]):
-            by = -factor[row] if product else -1
-            add_wide(acc, 0, low[row], by)
-            if wide:
-                add_wide(acc, 2, high[row], by)
+            _add(acc, high, low, row, -1)
         first, stop = lo[i], hi[i]
         out[i] = _rounded(acc, scales)
+    return 0
+
+
+@kernel(i64(i64r, i64r, i64r, i64, i64r, i64r, f64r, f64r, i64w, i64w, f64w, f64w))
+def scaled_ratios(
+    high: Array, low: Array, factor: Array, by_factor: int, lo: Array, hi: Array, scales: Array, divisor_scales: Array,
+    products: Array, divisors: Array, out: Array, rounded_divisors: Array,
+) -> int:  # fmt: skip
+    """Per span the sum of products, x = high * 2^32 + low times `factor`, and the sum of the factors (`by_factor` 1) or of
+    x, each rounded once: `out` has the first divided by the second, which is `rounded_divisors`; NaN where that is 0."""
+    first, stop = 0, 0
+    for i in range(lo.size):
+        if lo[i] >= stop:
+            _clear(products)
+            _clear(divisors)
+            first = stop = lo[i]
+        for row in range(stop, hi[i]):
+            _add(products, high, low, row, factor[row])
+            if by_factor == 1:
+                add_wide(divisors, 0, factor[row], 1)
+            else:
+                _add(divisors, high, low, row, 1)
+        for row in range(first, lo[i]):
+            _add(products, high, low, row, -factor[row])
+            if by_factor == 1:
+                add_wide(divisors, 0, factor[row], -1)
+            else:
+                _add(divisors, high, low, row, -1)
+        first, stop = lo[i], hi[i]
+        divisor = _rounded(divisors, divisor_scales)
+        rounded_divisors[i] = divisor
+        out[i] = _rounded(products, scales) / divisor if divisor != 0.0 else math.nan
     return 0

@@ -8,13 +8,13 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
-from proxist.hot.aggregates import avg_answer, integer_sums_answer, plain_array, vwap_answer
+from proxist.hot.aggregates import avg_answer, integer_sums_answer, plain_array
 from proxist.hot.arena import Views
 from proxist.hot.kernels import summary as kernels
 from proxist.hot.layout import Layout
 from proxist.hot.ops import HotWindow
 from proxist.hot.outgoing import GatherPlan
-from proxist.hot.summaries import Found, Question, Summaries
+from proxist.hot.summaries import Found, Question, Summaries, question_of
 from proxist.hot.window_reads import KeyRows
 from proxist.hot.windows import first_time
 from proxist.model.query import Agg
@@ -24,6 +24,8 @@ KEYS_MAX = 16
 ROWS_MAX = 64
 BLOCKS_MIN = 8
 """Summaries are asked for at most so many windows, if one may reach further back than so many blocks."""
+_OUTPUT_BLOCKS_MAX = 4
+_QUESTIONS_MAX = 256
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -41,22 +43,34 @@ class LongWindows:
         self._layout, self._views, self._L = layout, views, kernel_layout
         self._summaries = Summaries(layout, views, kernel_layout)
         self._plans: dict[str, GatherPlan] = {}
+        self._questions: dict[Agg, Question | None] = {}
 
     def suits(self, op: HotWindow, codes: Ints) -> bool:
         """Whether it is worth trying."""
         if op.range_ns is None or op.from_ns is None or not 0 < len(codes) <= KEYS_MAX:
             return False
-        if any(self._summaries.question(agg) is None for agg in op.aggs):
+        if any(self._question(agg) is None for agg in op.aggs):
             return False
-        start = first_time(op)
-        return any(kernels.reaches_back(self._views.mem, self._L, code, start, BLOCKS_MIN) for code in codes.tolist())
+        mem, L, start, known = self._views.mem, self._L, first_time(op), codes.tolist()
+        if op.to_ns is None and any(
+            kernels.reaches_back(mem, L, code, op.from_ns, _OUTPUT_BLOCKS_MAX) for code in known
+        ):
+            return False  # a series: most of the rows since `from_ns` make output
+        return any(kernels.reaches_back(mem, L, code, start, BLOCKS_MIN) for code in known)
+
+    def _question(self, agg: Agg) -> Question | None:
+        if agg not in self._questions:
+            if len(self._questions) >= _QUESTIONS_MAX:
+                self._questions.clear()
+            self._questions[agg] = question_of(agg, self._layout.spec)
+        return self._questions[agg]
 
     def compute(self, op: HotWindow, ends: KeyRows, seam: int, end: int) -> list[LongColumn] | None:
         """Per aggregate; `ends` are the rows that windows end with. None where summaries do not tell."""
         known: dict[Question, Found] = {}
         columns = []
         for agg in op.aggs:
-            question = self._summaries.question(agg)
+            question = self._question(agg)
             if question is None:
                 return None
             found = known.get(question) or self._windows(op, question, ends, seam, end)
@@ -109,7 +123,8 @@ class LongWindows:
         if agg.fn == "avg":
             return avg_answer(found.sums, counts)
         if agg.fn == "vwap":
-            return vwap_answer(found.sums, found.weights, counts)
+            with np.errstate(all="ignore"):
+                return plain_array(found.sums / found.weights, (counts == 0) | (found.weights == 0))
         if agg.fn == "stddev":
             return plain_array(found.sums, counts < 2)
         if pa.types.is_integer(self._layout.spec.column(str(agg.value)).type):
