@@ -19,7 +19,8 @@ from proxist.hot import words as w
 from proxist.hot.arena import Views
 from proxist.hot.exact_sums import ALL_VALID, Doubles
 from proxist.hot.kernels import summary as kernels
-from proxist.hot.kernels_summary import (
+from proxist.hot.kernels_sums import A_LIMBS, LIMB_BITS, SPARE_LIMBS
+from proxist.hot.kernels_terms import (
     FAN_BITS,
     LARGEST,
     LEVELS,
@@ -51,7 +52,6 @@ from proxist.hot.kernels_summary import (
     SPREAD,
     SUM,
 )  # fmt: skip
-from proxist.hot.kernels_sums import A_LIMBS, LIMB_BITS, SPARE_LIMBS
 from proxist.hot.layout import Layout
 from proxist.model.query import Agg
 from proxist.model.table import TableSpec
