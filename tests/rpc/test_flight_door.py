@@ -16,7 +16,8 @@ import pytest
 
 from proxist import errors
 from proxist.rpc.flight_client import FlightPeer
-from proxist.rpc.flight_server import SLICE_BYTES_MAX, SLICE_ROWS_MAX, BatchStream, Call, FlightDoor, FlightHandler
+from proxist.rpc.flight_server import BatchStream, Call, FlightDoor, FlightHandler
+from proxist.rpc.slices import SLICE_BYTES_MAX, SLICE_ROWS_MAX
 
 ROWS = pa.record_batch({"x": pa.array(range(10))})
 T = 10.0

@@ -11,8 +11,9 @@ import pytest
 
 from proxist import errors
 from proxist.rpc.flight_client import Exchange, FlightPeer
-from proxist.rpc.flight_server import SLICE_ROWS_MAX, Call, FlightDoor, FlightHandler
+from proxist.rpc.flight_server import Call, FlightDoor, FlightHandler
 from proxist.rpc.session import SessionAnswer, serve_session
+from proxist.rpc.slices import SLICE_ROWS_MAX
 
 T = 10.0
 ROWS = pa.table({"x": range(3)}).replace_schema_metadata({"proxist.receipt": "{}"})

@@ -18,7 +18,8 @@ import pyarrow as pa
 from pyarrow import flight
 
 from proxist.errors import InvalidArgument, SchemaMismatch
-from proxist.rpc.flight_server import Call, slices
+from proxist.rpc.flight_server import Call
+from proxist.rpc.slices import slices
 from proxist.rpc.status import outward, to_proxist
 from proxist.rpc.tracing import FLIGHT_SERVICE, carrier_of
 from proxist.telemetry import tracing

@@ -26,6 +26,7 @@ from proxist_ingest.counts import Counts
 from proxist_ingest.inbox import Inbox
 from proxist_ingest.ladder import Ladder
 from proxist_ingest.part import Part
+from proxist_ingest.published import Published
 from proxist_ingest.recover import SealedLog
 
 RESIDENCY_PERIOD_NS = 100_000_000
@@ -85,7 +86,7 @@ class Shard:
         self._on_fatal = on_fatal
         self._unsynced = threading.Event()
         self._stopping = threading.Event()
-        self._published = threading.Condition()
+        self._published = Published(hot.marks, self._check_alive)
         self._committer = Committer(
             table, shard, epoch, log_writer, hot, carried, self._ladder, lease, self._unsynced.set
         )
@@ -139,8 +140,7 @@ class Shard:
         self.bounds.close(error)
         self._stopping.set()
         self._unsynced.set()
-        with self._published:
-            self._published.notify_all()
+        self._published.notify()
 
     def _end(self, gone: ProxistError) -> None:
         with self._fail_lock:
@@ -233,15 +233,7 @@ class Shard:
 
     def wait_persisted(self, end: Offset, timeout_s: float) -> bool:
         """Wait until every row below `end` is in ClickHouse; False after `timeout_s`. Raises what ended the shard."""
-        deadline = time.monotonic() + timeout_s
-        with self._published:
-            while self.hot.marks().persisted < end:
-                self._check_alive()
-                left_s = deadline - time.monotonic()
-                if left_s <= 0:
-                    return False
-                self._published.wait(left_s)
-            return True
+        return self._published.wait_persisted(end, int(timeout_s * 1e9))
 
     # ---- reading ---------------------------------------------------------------------------------------------------
 
@@ -252,15 +244,7 @@ class Shard:
 
     def wait_end(self, end: Offset, wait_ns: int) -> bool:
         """Wait until the shard's end is at least `end`; False after `wait_ns`."""
-        deadline_ns = time.monotonic_ns() + wait_ns
-        with self._published:
-            while self.hot.marks().end < end:
-                self._check_alive()
-                left_ns = deadline_ns - time.monotonic_ns()
-                if left_ns <= 0:
-                    return False
-                self._published.wait(left_ns / 1e9)
-            return True
+        return self._published.wait_end(end, wait_ns)
 
     def require_end(self, end: Offset | None, wait_ns: int) -> None:
         """As `wait_end`, but raises Stale where the end was not reached."""
@@ -355,8 +339,7 @@ class Shard:
                 raise
         else:
             return
-        with self._published:
-            self._published.notify_all()
+        self._published.notify()
 
     def _on_writer(self, work: Callable[[], T]) -> T:
         """Run `work` between two groups and return what it returned."""
