@@ -1,4 +1,4 @@
-"""`make bench`: a short run of every figure; `ARGS="--rows 10000000"` for a larger one."""
+"""`make bench`: every part at a small size; `make bench-full`: everything, and for longer. The report is in build/bench."""
 
 from __future__ import annotations
 
@@ -6,40 +6,63 @@ import proxist.rpc.env  # noqa: F401  # before pyarrow and grpc are loaded
 
 import argparse
 import tempfile
+import time
+from dataclasses import replace
 from pathlib import Path
 
-from benchmarks import cluster, engine, floors, others
+from benchmarks import engine, floors, peers, plot, windows
+from benchmarks.bench import FULL, SHORT, SMALLEST, Bench, Size
 from benchmarks.report import Report
-from benchmarks.rows import make_rows
 
-PARTS = ("engine", "others", "cluster", "telemetry")
+SIZES = {"smallest": SMALLEST, "short": SHORT, "full": FULL}
+PARTS = ("floors", "engine", "windows", "peers", "telemetry")
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
-    parser.add_argument("--rows", type=int, default=1_000_000, help="rows of the common table")
-    parser.add_argument("--keys", type=int, default=10_000, help="different keys among them")
-    parser.add_argument("--only", choices=PARTS, action="append", help="only this part; may be repeated")
-    given = parser.parse_args()
-    wanted = given.only or PARTS
+    given = _arguments()
+    size: Size = SIZES[given.size]
+    size = replace(size, **{name: value for name in ("rows", "keys", "runs") if (value := getattr(given, name))})
     report = Report()
+    report.setup = {"size": given.size, "rows": size.rows, "keys": size.keys, "runs": size.runs}
     report.machine()
-    rows = make_rows(given.rows, given.keys)
-    batch = rows.table.slice(0, floors.BATCH_ROWS).combine_chunks().to_batches()[0]
+    began = time.monotonic()
     with tempfile.TemporaryDirectory(prefix="proxist-bench-") as directory:
-        found = floors.measure(report, batch, Path(directory))
-        ours = engine.measure(report, rows, found) if {"engine", "others"} & set(wanted) else {}
-        if "others" in wanted:
-            others.measure(report, rows, ours)
-        if "cluster" in wanted:
-            from proxist.cli.demo_cluster import demo_cluster
+        bench = Bench(report, size, Path(directory), given.out.parent)
+        try:
+            _measure(bench, given.only or PARTS)
+        finally:
+            report.write(given.out)
+    plot.draw(report.to_json(), given.out / "latency.png")
+    print(
+        f"\n{len(report.lines)} lines in {time.monotonic() - began:.0f} s: {given.out}/report.md, report.json, latency.png"
+    )
 
-            with demo_cluster() as endpoints:
-                cluster.measure(report, rows, found, endpoints)
-        if "telemetry" in wanted:
-            from benchmarks import telemetry
 
-            telemetry.measure(report, rows)
+def _measure(bench: Bench, parts: list[str] | tuple[str, ...]) -> None:
+    with floors.floors(bench) as floor:
+        if "floors" in parts:
+            floors.measure(bench, floor)
+        if "engine" in parts:
+            engine.measure(bench)
+        if "windows" in parts:
+            windows.measure(bench)
+        if "peers" in parts:
+            peers.measure(bench)
+    if "telemetry" in parts:
+        from benchmarks import telemetry
+
+        telemetry.measure(bench.report, bench.rows)
+
+
+def _arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
+    parser.add_argument("--size", choices=SIZES, default="short", help="how large and how long (default: short)")
+    parser.add_argument("--rows", type=int, help="rows of the common table, instead of the size's")
+    parser.add_argument("--keys", type=int, help="different keys among them")
+    parser.add_argument("--runs", type=int, help="runs of each line; a budget is judged by their median")
+    parser.add_argument("--only", choices=PARTS, action="append", help="only this part; may be repeated")
+    parser.add_argument("--out", type=Path, default=Path("build/bench"), help="where the report goes")
+    return parser.parse_args()
 
 
 if __name__ == "__main__":
