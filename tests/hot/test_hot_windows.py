@@ -6,6 +6,7 @@ import json
 import os
 from dataclasses import replace
 from typing import Any
+from unittest import mock
 
 import numpy as np
 import pyarrow as pa
@@ -16,8 +17,10 @@ from hypothesis import strategies as st
 from window_model import MOODS, Model, TooLarge, batch_of, make_spec, random_window, rows_of, same
 
 from proxist.errors import InvalidArgument
+from proxist.hot.long_windows import BLOCKS_MIN
 from proxist.hot.ops import HotBars, HotWindow, op_from_json
 from proxist.hot.reader import HotReader
+from proxist.hot.summaries import Summaries
 from proxist.hot.windows import bars_rows, window_rows
 from proxist.model.ids import Offset, TimeNs
 from proxist.model.query import Agg
@@ -85,6 +88,7 @@ def check(model: Model, op: Op, reader: HotReader, end: int) -> None:
     assert same(rows_of(part.rows), model.answer(op, end, cold)), (op, part.cold)
 
 
+@pytest.mark.parametrize("blocks_min", [BLOCKS_MIN, 0], ids=["rows", "summaries"])
 @settings(max_examples=60, deadline=None)
 @given(
     seed=st.integers(0, 2**32),
@@ -93,8 +97,14 @@ def check(model: Model, op: Op, reader: HotReader, end: int) -> None:
     styles=st.lists(st.sampled_from(STYLES), min_size=1, max_size=5),
 )
 def test_a_hot_set_answers_as_the_model_whatever_was_evicted(
-    seed: int, mood: str, seq: bool, styles: list[str]
+    blocks_min: int, seed: int, mood: str, seq: bool, styles: list[str]
 ) -> None:
+    with mock.patch("proxist.hot.long_windows.BLOCKS_MIN", blocks_min):
+        play(seed, mood, seq, styles)
+
+
+def play(seed: int, mood: str, seq: bool, styles: list[str]) -> None:
+    """Append, publish, evict; ask both readers at every step."""
     rng, spec, keys, clock = np.random.default_rng(seed), make_spec(seq=seq), ["a", "b", "ä"], 0
     model = Model(spec, mood)
     with new_hot_set(spec, block_rows=16, hot_bytes=4 * 2**20) as hot:
@@ -243,3 +253,46 @@ def test_a_window_after_the_evicted_rows_needs_no_cold() -> None:
         assert reader.run(HotWindow(aggs, None, TimeNs(70), rows=22)).cold.keys == ("a",)
         assert reader.run(HotBars(aggs, 10, None, TimeNs(49))).cold.keys == ("a",)
         reader.close()
+
+
+LONG = ("sum", "avg", "count", "min", "max", "stddev")
+
+
+@pytest.mark.parametrize("late_share", [0.0, 0.02, 0.5])
+def test_summaries_of_blocks_give_what_the_rows_give(late_share: float) -> None:
+    rng, spec, span, told = np.random.default_rng(7), make_spec(seq=True), 9_000, []
+    original = Summaries.windows
+
+    def spied(*args: Any) -> Any:
+        told.append(original(*args))
+        return told[-1]
+
+    aggs = tuple(Agg(fn, value) for fn in LONG for value in ("price", "size"))
+    aggs += (Agg("vwap", "price", "size"), Agg("vwap", "size", "price"), Agg("count"), Agg("max", "ts"))
+    with new_hot_set(spec, block_rows=16, hot_bytes=16 * 2**20) as hot:
+        reader = hot.reader()
+        for _ in range(6):
+            first = hot.appended_end
+            times = np.arange(first, first + 1500)
+            late = rng.random(len(times)) < late_share
+            times[late] -= rng.integers(0, 2000, int(late.sum()))
+            rows = [Row(first + i, "ab"[i % 3 == 0], int(t), i % 5) for i, t in enumerate(times)]
+            hot.append(batch_of(spec, rows, "money"), first, 0)
+            hot.publish(hot.appended_end)
+            hot.set_persisted(hot.appended_end)
+            hot.evict(Offset(int(rng.integers(0, max(first // 2, 1)))))
+            for range_ns in (*rng.integers(1, span, 8).tolist(), 1, span):
+                start = int(rng.integers(max(0, first - 1000), hot.appended_end))
+                op = HotWindow(aggs, ("a", "b"), TimeNs(start), TimeNs(start + 3), range_ns)
+                with (
+                    mock.patch("proxist.hot.long_windows.BLOCKS_MIN", 0),
+                    mock.patch.object(Summaries, "windows", spied),
+                ):
+                    summed = reader.run(op)
+                with mock.patch("proxist.hot.long_windows.BLOCKS_MIN", 2**40):
+                    read = reader.run(op)
+                assert summed.rows.equals(read.rows), op
+                assert summed.cold.keys == read.cold.keys
+        reader.close()
+    assert len(told) > 500
+    assert None not in told

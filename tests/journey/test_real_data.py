@@ -14,11 +14,17 @@ import pyarrow.flight as fl
 import pytest
 from control import BY_HAND, QUOTES, TRADES, Control
 from doors import Ask, action, by_get, by_session, put, receipt
-from golden import asof_query, assert_golden, by_operators, by_sql, read_golden
+from golden import MIDNIGHT_NS, asof_query, assert_golden, by_operators, by_sql, read_golden
 
 from proxist.testing.cluster import LocalCluster
 
 TABLES = ("trades", "quotes")
+AGGS = [
+    {"fn": "vwap", "value": "price", "weight": "size"},
+    *({"fn": fn, "value": "price"} for fn in ("count", "sum", "avg", "stddev", "min", "max", "first", "last")),
+    {"fn": "ema", "value": "price", "alpha": 0.05},
+]
+OHLC = [{"fn": fn, "value": "price"} for fn in ("open", "high", "low", "close")]
 SHUFFLE_WINDOW, SHUFFLE_SEED = 10_000, 20240808
 
 pytestmark = [pytest.mark.cluster, pytest.mark.timeout(400)]
@@ -73,6 +79,11 @@ def exact_answers(ask: Ask) -> dict[str, pa.Table]:
         "nearest": asof_query(direction="nearest", tolerance="5ms", allow_exact=False),
         "last": {"last_by": {"table": "quotes"}},
         "first": {"first_by": {"table": "quotes", "columns": ["ask", "bid"]}},
+        "window": {"window": {"table": "trades", "range": "30s", "aggs": AGGS}},
+        "rows": {
+            "window": {"table": "trades", "rows": 50, "aggs": AGGS, "from": MIDNIGHT_NS, "keys": ["spot:BTCUSDT"]}
+        },
+        "bars": {"bars": {"table": "trades", "every": "1s", "fill": "prev", "aggs": [*AGGS, *OHLC]}},
         "sql": {"sql": "SELECT symbol, ts, trade_id, price FROM trades ORDER BY size DESC, ts, trade_id LIMIT 500"},
     }
     return {name: ask(query).replace_schema_metadata(None).combine_chunks() for name, query in queries.items()}

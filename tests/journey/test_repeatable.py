@@ -19,6 +19,11 @@ from proxist.testing.cluster import LocalCluster
 pytestmark = [pytest.mark.cluster, pytest.mark.timeout(300)]
 
 QUERIES, SEED, SYMBOLS, BATCH, BATCHES = 1000, 5, 40, 500, 400
+AGGS = [
+    {"fn": "vwap", "value": "price", "weight": "size"},
+    {"fn": "ema", "value": "price", "alpha": 0.1},
+    *({"fn": fn, "value": "price"} for fn in ("sum", "stddev", "min", "last")),
+]
 START_NS, STEP_NS = 1_723_161_600_000_000_000, 1_000_000
 
 
@@ -59,6 +64,8 @@ def random_query(rng: random.Random) -> dict[str, Any]:
         {"last_by": {"table": "trades"}},
         {"scan": part},
         {"asof": {"left": part, "right": {"table": "trades", "columns": ["trade_id"]}, "allow_exact": False}},
+        {"window": {**part, **rng.choice(({"range": "5s"}, {"rows": 200})), "aggs": AGGS}},
+        {"bars": {**part, "every": "100ms", "fill": rng.choice(("none", "prev")), "aggs": AGGS}},
     ]
     return rng.choice(queries)
 

@@ -13,6 +13,7 @@ import pyarrow as pa
 from proxist.auth.outgoing import fixed
 from proxist.client.acks import Ack
 from proxist.client.answer import Answer
+from proxist.client.attach import Attaching
 from proxist.client.session import Session
 from proxist.client.table import Table
 from proxist.client.topology import TableMap, Topology, parse_topology
@@ -20,7 +21,7 @@ from proxist.client.tracing import query_span
 from proxist.client.verbs import Verbs
 from proxist.client.wire import UNREACHABLE, Wire, check_uri
 from proxist.client.writer import Writer
-from proxist.errors import InvalidArgument, NotFound, ProxistError, Unavailable
+from proxist.errors import NotFound, ProxistError, Unavailable
 from proxist.model.table import TableSpec, parse_spec
 
 TIMEOUT_S = 30.0
@@ -44,17 +45,17 @@ def connect(
     Reads go to that node where it is a query node, else to a query node of the cluster; writes go straight to the
     owners. `token` (else PROXIST_TOKEN) says who calls, where the cluster has `auth: tokens`. `timeout_s` bounds each
     call. A read whose node does not answer is tried again, there and on the cluster's other query nodes, for
-    `read_retry_s`; an error that a node sent is raised at once. `attach`: "auto" and "never"; today a client reads over
-    Flight either way, and the query node beside an owner attaches for it. Raises Unavailable where nobody answers,
-    Unauthenticated and PermissionDenied where the token is missing, not valid or too small.
+    `read_retry_s`; an error that a node sent is raised at once. `attach`: "auto" maps the hot sets of owners on this host
+    and answers from them in this process, where the extra `attach` is installed, and uses Flight for all else; "never"
+    always uses Flight; "require" fails where an owner cannot be attached (history and SQL are the query nodes' even
+    then). Raises Unavailable where nobody answers, Unauthenticated and PermissionDenied where the token is missing, not
+    valid or too small, ConfigError where attaching is required and not installed.
     """
-    if attach not in ("auto", "never"):
-        raise InvalidArgument(f'`attach` is {attach!r}, but must be "auto" or "never".')
-    connection = Connection(
-        uri, timeout_s=timeout_s, read_retry_s=read_retry_s, token=token or os.environ.get(TOKEN_VARIABLE) or None
-    )
+    token = token or os.environ.get(TOKEN_VARIABLE) or None
+    connection = Connection(uri, timeout_s=timeout_s, read_retry_s=read_retry_s, token=token, attach=attach)
     try:
         connection.topology()
+        connection.attaching.check()
     except BaseException:
         connection.close()
         raise
@@ -64,8 +65,11 @@ def connect(
 class Connection(Verbs):
     """Safe for several threads. `_lock` guards the wires, the topology, the writers, the probe session and the reader."""
 
-    def __init__(self, uri: str, *, timeout_s: float, read_retry_s: float, token: str | None = None) -> None:
+    def __init__(
+        self, uri: str, *, timeout_s: float, read_retry_s: float, token: str | None = None, attach: str = "never"
+    ) -> None:
         self._credential = fixed(token)
+        self.attaching = Attaching(attach, self.topology, token)
         self.uri = check_uri(uri)
         self._timeout_s = timeout_s
         self._read_retry_s = read_retry_s
@@ -81,6 +85,12 @@ class Connection(Verbs):
 
     def query(self, query: dict[str, Any], probes: pa.RecordBatch | None = None) -> Answer:
         """Any JSON query of the public surface; `probes` are the rows of `left: {"probe": true}`."""
+        local = self.attaching.reads()
+        if local is not None:
+            with query_span(query, self.uri):
+                answer = local.answer(query, probes, self._timeout_s)
+            if answer is not None:
+                return answer
         if probes is not None:
             return self._read(lambda: self._session_for_probes().query(query, probes))
         with query_span(query, self.uri):
@@ -185,6 +195,7 @@ class Connection(Verbs):
                 return
             self._closed = True
             writers, wires, session = list(self._writers.values()), list(self._wires.values()), self._probe_session
+        self.attaching.close()
         for writer in writers:
             writer.close(abandon=True)
         if session is not None:

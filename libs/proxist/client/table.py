@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from proxist.client.acks import Ack
 from proxist.client.answer import Answer
+from proxist.client.prepared import PreparedAsof, PreparedLastBy
+from proxist.client.queries import names
+from proxist.client.times import to_duration_ns
 from proxist.client.verbs import Aggs, Duration, Keys, Time
 from proxist.client.writer import Writer
+from proxist.errors import InvalidArgument
+from proxist.hot.ops import DIRECTIONS
 from proxist.model.table import TableSpec
 
 if TYPE_CHECKING:
@@ -89,6 +95,42 @@ class Table:
         **options: Any,
     ) -> Answer:
         return self._connection.bars(self.name, keys, aggs, every=every, fill=fill, start=start, stop=stop, **options)
+
+    def prepare_last_by(
+        self, keys: Keys = None, columns: Any = None, *, out: Mapping[str, Any] | None = None
+    ) -> PreparedLastBy:
+        """A handle that reads each key's last row into numpy arrays, in microseconds where the owners are attached:
+        `latest.read()`, then `latest.arrays["price"][0]`.
+
+        `keys` None: those that have rows now, by name; later ones need another handle. `columns` None: all of fixed
+        width. `out`: arrays of the caller's by column, with the column's dtype and a cell per key.
+        """
+        connection, spec = self._connection, self.spec
+        listed = names(keys, "keys")
+        if listed is None:
+            listed = connection.last_by(self.name, None, [spec.key]).column(0).to_pylist()
+        return PreparedLastBy(connection, self.name, listed, names(columns, "columns"), out)
+
+    def prepare_asof(
+        self,
+        keys: Keys,
+        columns: Any = None,
+        *,
+        direction: str = "backward",
+        tolerance: Any = None,
+        allow_exact: bool = True,
+        out: Mapping[str, Any] | None = None,
+    ) -> PreparedAsof:
+        """A handle that reads the row of keys[i] as of times[i] into numpy arrays: `quotes.read(times)`.
+
+        A key may stand there several times. The rule is that of `Verbs.asof`; the rest as for `prepare_last_by`.
+        """
+        if direction not in DIRECTIONS:
+            raise InvalidArgument(f"`direction` is {direction!r}, but must be one of {', '.join(DIRECTIONS)}.")
+        listed = names(keys, "keys") or []
+        tolerance_ns = None if tolerance is None else to_duration_ns(tolerance, "tolerance")
+        base = (self._connection, self.name, listed, names(columns, "columns"), out)
+        return PreparedAsof(*base, direction=direction, tolerance_ns=tolerance_ns, allow_exact=allow_exact)
 
     def flush(self) -> None:
         """Returns when everything acked before the call is in ClickHouse. Raises Paused, Unavailable."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from proxist.errors import NotFound
@@ -23,12 +23,33 @@ class TableMap:
 
 
 @dataclass(frozen=True, slots=True)
+class ShardPlace:
+    """Where a shard's hot set is to be attached, and its history of owners."""
+
+    host_id: str
+    """Of the owner, "" where nobody owns the shard or the caller may not attach."""
+    attach: str
+    """Path of the owner's attach socket, "" as above."""
+    logs: tuple[Mapping[str, Any], ...]
+    """{"epoch", "start", "end", "state"}, oldest first."""
+
+    @property
+    def newest(self) -> int:
+        """The epoch of the last log, 0 where there is none."""
+        return int(self.logs[-1]["epoch"]) if self.logs else 0
+
+
+@dataclass(frozen=True, slots=True)
 class Topology:
     tables: Mapping[str, TableMap]
     query: tuple[str, ...]
     ingest: tuple[str, ...]
     role: str | None = None
     """Of the node that was asked, where it says so."""
+    places: Mapping[int, ShardPlace] = field(default_factory=dict)
+    """By shard id."""
+    hosts: frozenset[str] = frozenset()
+    """Where owners run that this caller may attach to."""
 
     def table(self, name: str) -> TableMap:
         """Raises NotFound that names the tables there are."""
@@ -53,7 +74,14 @@ def parse_topology(wire: Mapping[str, Any]) -> Topology:
         query=_endpoints(nodes, "query"),
         ingest=_endpoints(nodes, "ingest"),
         role=(nodes.get(wire.get("node", "")) or {}).get("role"),
+        places={shard["shard"]: _place(shard, nodes) for entry in active for shard in entry["shards"]},
+        hosts=frozenset(node["host_id"] for node in nodes.values() if node.get("attach") and node.get("host_id")),
     )
+
+
+def _place(shard: Mapping[str, Any], nodes: Mapping[str, Mapping[str, Any]]) -> ShardPlace:
+    owner = nodes.get(shard.get("node") or "") or {}
+    return ShardPlace(owner.get("host_id") or "", owner.get("attach") or "", tuple(shard.get("logs") or ()))
 
 
 def _endpoints(nodes: Mapping[str, Mapping[str, Any]], role: str) -> tuple[str, ...]:

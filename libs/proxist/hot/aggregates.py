@@ -139,10 +139,13 @@ class _Values:
 
 
 class Aggregator:
-    """Computes aggregates of one batch of rows over one set of spans; what aggregates share is computed once."""
+    """Computes aggregates over one set of spans of rows; what aggregates share is computed once.
 
-    def __init__(self, rows: pa.RecordBatch, spec: TableSpec, spans: Spans) -> None:
-        self._rows, self._spec, self._spans = rows, spec, spans
+    `column_of` gives the rows' columns by name.
+    """
+
+    def __init__(self, column_of: Callable[[str], pa.Array], spans: Spans) -> None:
+        self._column_of, self._spans = column_of, spans
         self._columns: dict[str, _Values] = {}
         self._found: dict[str, tuple[Ints, Ints, Ints]] = {}
         self._sums: dict[str, tuple[Floats, Ints]] = {}
@@ -158,7 +161,7 @@ class Aggregator:
     def _values(self, name: str | None) -> _Values:
         assert name is not None
         if name not in self._columns:
-            self._columns[name] = _Values(self._rows.column(name))
+            self._columns[name] = _Values(self._column_of(name))
         return self._columns[name]
 
     def _present(self, name: str) -> tuple[Ints, Ints, Ints]:
@@ -211,13 +214,7 @@ class Aggregator:
             sums, counts = self._double_sums(agg.value)
             return pa.array(sums, mask=counts == 0)
         integers, _, counts, too_large = self._integer_sums(values)
-        unsigned = values.cells.dtype.kind == "u"
-        if too_large:
-            raise InvalidArgument(
-                f"{too_large} sums of column {agg.value!r} do not fit {'uint64' if unsigned else 'int64'}. "
-                "Use avg, which is a double, or a shorter window."
-            )
-        return pa.array(integers.view(np.uint64) if unsigned else integers, mask=counts == 0)
+        return integer_sums_answer(agg, integers, counts, too_large, unsigned=values.cells.dtype.kind == "u")
 
     def _avg(self, agg: Agg) -> pa.Array:
         assert agg.value is not None
@@ -226,7 +223,7 @@ class Aggregator:
             sums, counts = self._double_sums(agg.value)
         else:
             _, sums, counts, _ = self._integer_sums(values)
-        return pa.array(sums / np.maximum(counts, 1), mask=counts == 0)
+        return avg_answer(sums, counts)
 
     def _stddev(self, agg: Agg) -> pa.Array:
         values = self._values(agg.value)
@@ -241,14 +238,32 @@ class Aggregator:
         lo, hi = self._spans.lo, self._spans.hi
         products, counts = exact.double_sums(value.doubles, weight.doubles, valid, lo, hi)
         weights, _ = exact.double_sums(weight.doubles, None, valid, lo, hi)
-        with np.errstate(all="ignore"):
-            return pa.array(products / weights, mask=(counts == 0) | (weights == 0))
+        return vwap_answer(products, weights, counts)
 
     def _ema(self, agg: Agg) -> pa.Array:
         values, spans = self._values(agg.value), self._spans
         out, known = np.empty(len(spans.times)), np.empty(len(spans.times), np.int64)
         kernels.ema(values.floats, values.valid, spans.times, spans.groups, spans.from_time, agg.alpha, out, known)
         return pa.array(out[spans.hi - 1], mask=known[spans.hi - 1] == 0)
+
+
+def integer_sums_answer(agg: Agg, sums: Ints, counts: Ints, too_large: int, *, unsigned: bool) -> pa.Array:
+    """Raises InvalidArgument where some need more than 64 bits."""
+    if too_large:
+        raise InvalidArgument(
+            f"{too_large} sums of column {agg.value!r} do not fit {'uint64' if unsigned else 'int64'}. "
+            "Use avg, which is a double, or a shorter window."
+        )
+    return pa.array(sums.view(np.uint64) if unsigned else sums, mask=counts == 0)
+
+
+def avg_answer(sums: Floats, counts: Ints) -> pa.Array:
+    return pa.array(sums / np.maximum(counts, 1), mask=counts == 0)
+
+
+def vwap_answer(products: Floats, weights: Floats, counts: Ints) -> pa.Array:
+    with np.errstate(all="ignore"):
+        return pa.array(products / weights, mask=(counts == 0) | (weights == 0))
 
 
 def _taken(values: _Values, rows: Ints) -> pa.Array:

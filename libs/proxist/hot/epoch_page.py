@@ -18,6 +18,7 @@ import tempfile
 from pathlib import Path
 
 import numpy as np
+import numpy.typing as npt
 
 from proxist.errors import Unavailable
 from proxist.model.ids import Epoch
@@ -51,6 +52,11 @@ class EpochPage:
         if self._map[:8] != _MAGIC:
             self.close()
             raise Unavailable(f"Epoch page {self.path.name} has another format. Delete it while no owner runs.")
+
+    @property
+    def cells(self) -> npt.NDArray[np.int64]:
+        """The mapping itself: cell 1 is the epoch."""
+        return self._cells
 
     @property
     def epoch(self) -> Epoch:

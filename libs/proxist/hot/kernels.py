@@ -18,7 +18,16 @@ with compiling():
         kernels_lookback as lookback,
     )
     from proxist.hot import (
+        kernels_prepared as prepared,
+    )
+    from proxist.hot import (
         kernels_read as read,
+    )
+    from proxist.hot import (
+        kernels_scaled as scaled,
+    )
+    from proxist.hot import (
+        kernels_summary as summary,
     )
     from proxist.hot import (
         kernels_sums as sums,
@@ -30,4 +39,16 @@ with compiling():
         kernels_write as write,
     )
 
-__all__ = ["dictionary", "evict", "gather", "lookback", "read", "sums", "window", "write"]
+__all__ = [
+    "dictionary",
+    "evict",
+    "gather",
+    "lookback",
+    "prepared",
+    "read",
+    "scaled",
+    "summary",
+    "sums",
+    "window",
+    "write",
+]

@@ -158,7 +158,7 @@ def _by_key(
 
 
 @part
-def _newest(mem: Array, L: Array, codes: Array, seam: int, end: int, slots: Array, versions: Array) -> int:
+def newest_rows(mem: Array, L: Array, codes: Array, seam: int, end: int, slots: Array, versions: Array) -> int:
     """1 if every key's last row is one of [seam, end): then `slots` has them. Loops without calls overlap their misses."""
     outside = 0
     for i in range(codes.size):
@@ -183,7 +183,7 @@ def last_by(
 ) -> int:  # fmt: skip
     """Per code (-1: unknown key) the last row; only matched ones are written. Returns how many; stats = [codes written
     to `cold`, blocks visited]."""
-    if complete == 1 and time == INT64_MAX and _newest(mem, L, codes, seam, end, slots, versions) == 1:
+    if complete == 1 and time == INT64_MAX and newest_rows(mem, L, codes, seam, end, slots, versions) == 1:
         stats[0], stats[1] = 0, 0
         return codes.size
     return _by_key(mem, L, codes, 0, time, seam, end, complete, slots, versions, cold, stats)
@@ -249,8 +249,8 @@ def _asof_one(
     return slot, version, decided, visited
 
 
-@kernel(i64(i64r, i64r, i64r, i64r, i64, i64, i64, i64, i64, i64, i64w, i64w, i64w, i64w, i64w))
-def asof(
+@part
+def asof_probes(
     mem: Array, L: Array, codes: Array, times: Array, direction: int, exact: int, tolerance: int,
     seam: int, end: int, complete: int, slots: Array, versions: Array, cold: Array, stats: Array, places: Array,
 ) -> int:  # fmt: skip
@@ -285,6 +285,17 @@ def asof(
             undecided += 1
     stats[0], stats[1], stats[2] = undecided, visited, boundaries
     return matched
+
+
+@kernel(i64(i64r, i64r, i64r, i64r, i64, i64, i64, i64, i64, i64, i64w, i64w, i64w, i64w, i64w))
+def asof(
+    mem: Array, L: Array, codes: Array, times: Array, direction: int, exact: int, tolerance: int,
+    seam: int, end: int, complete: int, slots: Array, versions: Array, cold: Array, stats: Array, places: Array,
+) -> int:  # fmt: skip
+    """`asof_probes`, for those who copy for themselves."""
+    return asof_probes(
+        mem, L, codes, times, direction, exact, tolerance, seam, end, complete, slots, versions, cold, stats, places
+    )
 
 
 @kernel(i64(i64r, i64r, i64r, i64r))

@@ -141,7 +141,7 @@ def rounded(digits: Array, base: int) -> float:
             break
     high = (digits[top] << 22) | (second >> 8)
     low = ((second & 255) << 31) | (third << 1) | sticky
-    return math.ldexp(float(high) * 549755813888.0 + float(low), base + LIMB_BITS * (top - 2) - 1)
+    return math.ldexp(float(high) * 549755813888.0 + float(low), int(base + LIMB_BITS * (top - 2) - 1))
 
 
 @part
@@ -159,18 +159,24 @@ def value_of(acc: Array, digits: Array, base: int) -> float:
 
 @kernel(i64(i64r, u8r, i64w))
 def exponents(bits: Array, valid: Array, out: Array) -> int:
-    """out = smallest and largest power of two that is the lowest bit of a non-zero finite double; returns how many are."""
-    low, high, found = 0x7FF, 0, 0
+    """out = smallest and largest power of two that is the lowest bit of a non-zero finite double, how many are not finite.
+
+    Returns how many are finite and not zero; rows that are not valid do not count.
+    """
+    low, high, found, special = 0x7FF, 0, 0, 0
     for i in range(bits.size):
         if valid.size > 0 and valid[i] == 0:
             continue
         e, m = (bits[i] >> 52) & 0x7FF, bits[i] & _FRACTION
-        if e == 0x7FF or (e == 0 and m == 0):
+        if e == 0x7FF:
+            special += 1
+            continue
+        if e == 0 and m == 0:
             continue
         found += 1
         e = max(e, 1)
         low, high = min(low, e), max(high, e)
-    out[0], out[1] = low - 1075, high - 1075
+    out[0], out[1], out[2] = low - 1075, high - 1075, special
     return found
 
 
@@ -209,12 +215,22 @@ def sums(
 
 
 @part
-def _add_integer(acc: Array, value: int, unsigned: int, sign: int) -> None:
+def add_integer(acc: Array, value: int, unsigned: int, sign: int) -> None:
+    """As `add_double`, an int64 or the bits of a uint64; limb 0 counts ones."""
     acc[A_COUNT] += sign
     acc[A_LIMBS] += sign * (value & LIMB_MASK)
     acc[A_LIMBS + 1] += sign * ((value >> LIMB_BITS) & LIMB_MASK)
     top = value >> (2 * LIMB_BITS)
     acc[A_LIMBS + 2] += sign * (top & 15 if unsigned == 1 else top)
+
+
+@part
+def integer_of(acc: Array, unsigned: int) -> Any:
+    """(64 bits of a sum of integers, whether it fits into them)."""
+    middle = acc[A_LIMBS + 1] + (acc[A_LIMBS] >> LIMB_BITS)
+    top = acc[A_LIMBS + 2] + (middle >> LIMB_BITS)
+    fits = top >= 0 and top <= 15 if unsigned == 1 else top >= -8 and top <= 7
+    return (top << (2 * LIMB_BITS)) | ((middle & LIMB_MASK) << LIMB_BITS) | (acc[A_LIMBS] & LIMB_MASK), fits
 
 
 @kernel(i64(i64r, i64, u8r, i64r, i64r, i64w, i64w, i64w, f64w, i64w))
@@ -233,19 +249,16 @@ def integer_sums(
             first = stop = lo[i]
         for row in range(stop, hi[i]):
             if valid.size == 0 or valid[row] == 1:
-                _add_integer(acc, values[row], unsigned, 1)
+                add_integer(acc, values[row], unsigned, 1)
         for row in range(first, lo[i]):
             if valid.size == 0 or valid[row] == 1:
-                _add_integer(acc, values[row], unsigned, -1)
+                add_integer(acc, values[row], unsigned, -1)
         first, stop = lo[i], hi[i]
         counts[i] = acc[A_COUNT]
         sign = normalise(acc, digits)
         doubles[i] = sign * rounded(digits, 0)
-        middle = acc[A_LIMBS + 1] + (acc[A_LIMBS] >> LIMB_BITS)
-        top = acc[A_LIMBS + 2] + (middle >> LIMB_BITS)
-        if (unsigned == 1 and top > 15) or (unsigned == 0 and (top > 7 or top < -8)):
-            too_large += 1
-        out[i] = (top << (2 * LIMB_BITS)) | ((middle & LIMB_MASK) << LIMB_BITS) | (acc[A_LIMBS] & LIMB_MASK)
+        out[i], fits = integer_of(acc, unsigned)
+        too_large += 0 if fits else 1
     return too_large
 
 

@@ -29,8 +29,7 @@ from proxist.hot.ops import (
 )
 from proxist.hot.outgoing import GatherPlan, output_names
 from proxist.hot.sorting import in_order
-from proxist.hot.window_reads import KeyRows, WindowReads
-from proxist.hot.windows import bars_rows, bars_schema, input_columns, window_rows, window_schema
+from proxist.hot.window_answers import WindowAnswers
 from proxist.model.ids import Epoch, Offset
 
 Ints = npt.NDArray[np.int64]
@@ -61,13 +60,17 @@ class Operators:
         self.keys = KeyIndex(layout, views)
         self._layout, self._views, self._mem, self._keys = layout, views, views.mem, self.keys
         self._L = layout.kernel_layout()
-        self._window_reads = WindowReads(self._mem, self._L)
+        self._window_answers = WindowAnswers(layout, views, self._L)
         self._epoch = Epoch(int(views.mem[w.H_EPOCH]))
         self._plans: dict[tuple[tuple[str, ...] | None, bool], GatherPlan] = {}
         self._by_type: dict[type, Callable[..., HotPart | None]] = {
             HotScan: self._scan, HotLastBy: self._by_key, HotFirstBy: self._by_key, HotAsof: self._asof,
             HotWindow: self._windows, HotBars: self._windows,
         }  # fmt: skip
+
+    def parts(self) -> tuple[Layout, Views, Ints, KeyIndex]:
+        """What a prepared read is made from."""
+        return self._layout, self._views, self._L, self._keys
 
     def attempt(self, op: HotOp, probes: Probes | None) -> HotPart | None:
         """One try; None where the owner moved on under it."""
@@ -173,22 +176,8 @@ class Operators:
         return None if count < 0 else self._cold_keys(cut, cold[:count], len(codes))
 
     def _windows(self, op: HotWindow | HotBars, cut: _Cut, _probes: Probes | None) -> HotPart | None:
-        spec = self._layout.spec
-        schema = window_schema(spec, op) if isinstance(op, HotWindow) else bars_schema(spec, op)
         if not cut.complete:
-            return self._part(schema.empty_table().to_batches()[0], cut, ColdNeed(None))
+            return self._part(self._window_answers.empty(op), cut, ColdNeed(None))
         codes = self._keys.sorted()[0] if op.keys is None else self._keys.codes(op.keys)
-        found = self._window_reads.find(op, codes, cut.seam, cut.end)
-        rows = None if found is None else self._rows_of(found, input_columns(op.aggs))
-        if found is None or rows is None or int(self._mem[w.H_FLOOR]) > cut.seam:
-            return None  # before anything is computed: an error must not come of a torn copy
-        if isinstance(op, HotWindow):
-            answer = window_rows(rows, spec, op, found.groups)
-        else:
-            answer = bars_rows(rows, spec, op, found.groups)
-        return self._part(answer, cut, self._cold_keys(cut, found.cold, len(codes)))
-
-    def _rows_of(self, found: KeyRows, columns: tuple[str, ...]) -> pa.RecordBatch | None:
-        one = len(found.codes) == 1
-        keys = pa.repeat(self._keys.names(found.codes)[0], len(found.slots)) if one else None
-        return self._plan(columns, unmatched=False).gather(found.slots, keys)
+        found = self._window_answers.rows(op, codes, cut.seam, cut.end)
+        return None if found is None else self._part(found[0], cut, self._cold_keys(cut, found[1], len(codes)))

@@ -8,6 +8,7 @@ the owner still is the owner. Else begin again.
 from __future__ import annotations
 
 import time
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -17,10 +18,12 @@ from proxist.errors import Unavailable
 from proxist.hot import words as w
 from proxist.hot.arena import Views, map_readonly
 from proxist.hot.epoch_page import EpochPage
+from proxist.hot.kernels import prepared as kernels
 from proxist.hot.layout import Layout
 from proxist.hot.operators import Operators
 from proxist.hot.ops import HotOp, HotPart, Marks, Probes
 from proxist.hot.pins import Pins
+from proxist.hot.prepared import PreparedAsof, PreparedLastBy
 from proxist.model.ids import Epoch, Offset, ShardId, TimeNs
 from proxist.model.table import TableSpec
 
@@ -95,7 +98,52 @@ class HotReader:
                 self._alive()
                 return part
             self.retry_count += 1
-        raise Unavailable(
+        raise self._outrun()
+
+    def prepare_last_by(self, keys: tuple[str, ...], columns: tuple[str, ...]) -> PreparedLastBy:
+        """Each key's last row, row i for keys[i], for `read`. Raises InvalidArgument for a column that the table does
+        not have or that has no fixed width, Unavailable as `run` does."""
+        return PreparedLastBy(*self._prepare(keys, columns))
+
+    def prepare_asof(
+        self,
+        keys: tuple[str, ...],
+        columns: tuple[str, ...],
+        *,
+        direction: str = "backward",
+        tolerance_ns: int | None = None,
+        allow_exact: bool = True,
+    ) -> PreparedAsof:
+        """Each key's row as of a time, row i for keys[i] at times[i] of `read(prepared, times)`; the rule as in HotAsof."""
+        base = self._prepare(keys, columns)
+        return PreparedAsof(*base, direction=direction, tolerance_ns=tolerance_ns, allow_exact=allow_exact)
+
+    def read(self, prepared: PreparedLastBy | PreparedAsof, *times: npt.NDArray[np.int64]) -> None:
+        """Read as of one instant into the arrays of `prepared`, which is for one thread at a time; an as-of's `times`
+        are read-only. Where it raises Unavailable (as `run` does) the arrays hold anything."""
+        for tried in range(TRIES):
+            if self._operators is None:
+                raise self._dead("closed", "this reader was closed")
+            if self._pins is not None and tried >= _TRIES_BEFORE_PIN:
+                with self._pins.pinned():
+                    status = prepared.attempt(*times)
+            else:
+                status = prepared.attempt(*times)
+            if status == kernels.DONE and time.monotonic_ns() < prepared.told[kernels.T_LEASE]:
+                return
+            if status != kernels.AGAIN:
+                self._alive()
+            self.retry_count += 1
+        raise self._outrun()
+
+    def _prepare(self, keys: tuple[str, ...], columns: tuple[str, ...]) -> tuple[Any, ...]:
+        operators = self._alive()
+        page = np.array([0, self._epoch], np.int64) if self._page is None else self._page.cells
+        page.flags.writeable = False
+        return (*operators.parts(), page, keys, columns)
+
+    def _outrun(self) -> Unavailable:
+        return Unavailable(
             f"Shard {self._shard} evicted rows during each of {TRIES} tries to read it. Ask its owner, or try again.",
             shard=self._shard,
             reason="evicting",

@@ -11,9 +11,11 @@ from proxist.hot import words as w
 from proxist.hot.kernels import gather, lookback
 from proxist.hot.kernels import read as reading
 from proxist.hot.ops import HotBars, HotWindow
-from proxist.hot.windows import first_time
+from proxist.hot.windows import asked_times, first_time
 
 Ints = npt.NDArray[np.int64]
+_FIRST_ROOM = 32_768
+"""Slots that are tried first; only answers of more need room for every resident row."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -36,7 +38,7 @@ class WindowReads:
 
     def find(self, op: HotWindow | HotBars, codes: Ints, seam: int, end: int) -> KeyRows | None:
         """None where values from another moment were met."""
-        start, last = first_time(op), w.INT64_MAX if op.to_ns is None else op.to_ns - 1
+        start, last = first_time(op), asked_times(op)[1]
         cold = self._evicted_since(start, codes)
         if cold is None:
             return None
@@ -48,6 +50,16 @@ class WindowReads:
             return None if slots is None else self._grouped(slots, cold)
         return self._with_rows_before(self._grouped(slots, cold), op.rows - 1, start, last, seam, end)
 
+    def ends(self, op: HotWindow, codes: Ints, seam: int, end: int) -> KeyRows | None:
+        """As `find` for a window by range, but only the rows that make output."""
+        start, last = asked_times(op)
+        cold = self._evicted_since(first_time(op), codes)
+        if cold is None or last < start or end <= seam:
+            return None
+        codes = codes[~np.isin(codes, cold)] if len(cold) else codes
+        slots = self._scan(codes, start, last, seam, end)
+        return None if slots is None else self._grouped(slots, cold)
+
     def _evicted_since(self, start: int, codes: Ints) -> Ints | None:
         if int(self._mem[w.H_FLOOR]) == int(self._mem[w.H_START]) or int(self._mem[w.H_EVICTED_TIME_MAX]) < start:
             return np.zeros(0, np.int64)
@@ -56,10 +68,16 @@ class WindowReads:
         return None if count < 0 else cold[:count]
 
     def _scan(self, codes: Ints, start: int, last: int, seam: int, end: int) -> Ints | None:
-        room, stats = np.empty(end - seam, np.int64), np.zeros(2, np.int64)
-        backwards = np.ascontiguousarray(codes[::-1])  # the kernel fills its room from the end
-        found = int(reading.scan(self._mem, self._L, backwards, start, last, seam, end, room, stats))
-        return None if found > len(room) else room[len(room) - found :].copy()
+        backwards, stats = (
+            np.ascontiguousarray(codes[::-1]),
+            np.zeros(2, np.int64),
+        )  # the kernel fills its room from the end
+        for size in (min(end - seam, _FIRST_ROOM), end - seam):
+            room = np.empty(size, np.int64)
+            found = int(reading.scan(self._mem, self._L, backwards, start, last, seam, end, room, stats))
+            if found <= size:
+                return room[size - found :]
+        return None
 
     def _grouped(self, slots: Ints, cold: Ints) -> KeyRows:
         groups, keys = np.empty(len(slots) + 1, np.int64), np.empty(len(slots), np.int64)

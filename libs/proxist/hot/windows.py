@@ -13,7 +13,10 @@ from proxist.hot.kernels import window as kernels
 from proxist.hot.ops import OFFSET_COLUMN, HotBars, HotWindow
 from proxist.model.table import TableSpec
 
-__all__ = ["bars_rows", "bars_schema", "first_time", "input_columns", "window_rows", "window_schema"]
+__all__ = [
+    "asked_times", "bar_spans", "bars_answer", "bars_rows", "bars_schema", "first_time", "in_order", "input_columns",
+    "window_rows", "window_schema", "window_spans",
+]  # fmt: skip
 
 
 def first_time(op: HotWindow | HotBars) -> int:
@@ -48,19 +51,14 @@ def window_rows(rows: pa.RecordBatch, spec: TableSpec, op: HotWindow, groups: In
     their number, if known. Ascending by (time, seq, offset). Raises InvalidArgument where an aggregate cannot be had or
     an integer sum needs more than 64 bits.
     """
-    schema, groups, times = window_schema(spec, op), _groups(rows, spec, groups), _times(rows, spec)
-    lo, hi = np.empty(len(times), np.int64), np.empty(len(times), np.int64)
-    start, last = _range(op)
-    found = 0
-    if last >= start:
-        found = int(kernels.window_spans(times, groups, start, last, op.range_ns or 1, op.rows or 0, lo, hi))
-    spans = Spans(lo[:found], hi[:found], groups, times, start)
-    at = spans.hi - 1
-    named = _picked(rows.select([spec.key, *spec.order, OFFSET_COLUMN]), at)
-    aggregator = Aggregator(rows, spec, spans)
+    schema, times = window_schema(spec, op), _times(rows, spec)
+    groups = _groups(rows, spec) if groups is None else groups
+    spans = window_spans(op, times, groups)
+    named = _picked(rows.select([spec.key, *spec.order, OFFSET_COLUMN]), spans.hi - 1)
+    aggregator = Aggregator(rows.column, spans)
     arrays = [*named.columns[:-1], *map(aggregator.compute, op.aggs), named.columns[-1]]
     answer = pa.RecordBatch.from_arrays(arrays, schema=schema)
-    return answer if len(groups) < 3 else _in_order(answer, spec)
+    return answer if len(groups) < 3 else in_order(answer, spec)
 
 
 def bars_rows(rows: pa.RecordBatch, spec: TableSpec, op: HotBars, groups: Ints | None = None) -> pa.RecordBatch:
@@ -68,22 +66,45 @@ def bars_rows(rows: pa.RecordBatch, spec: TableSpec, op: HotBars, groups: Ints |
 
     Ascending by (start, key). Raises InvalidArgument as `window_rows` does.
     """
-    schema, groups, times = bars_schema(spec, op), _groups(rows, spec, groups), _times(rows, spec)
+    schema, times = bars_schema(spec, op), _times(rows, spec)
+    groups = _groups(rows, spec) if groups is None else groups
+    spans, starts = bar_spans(op, times, groups)
+    aggregator = Aggregator(rows.column, spans)
+    keys = rows.column(spec.key).take(pa.array(spans.lo))
+    return bars_answer(schema, keys, starts, [aggregator.compute(agg) for agg in op.aggs], one_key=len(groups) < 3)
+
+
+def window_spans(op: HotWindow, times: Ints, groups: Ints) -> Spans:
+    """Which rows belong to each output row, and that is the last of them; by key, within it in Order."""
+    lo, hi = np.empty(len(times), np.int64), np.empty(len(times), np.int64)
+    start, last = asked_times(op)
+    found = 0
+    if last >= start:
+        found = int(kernels.window_spans(times, groups, start, last, op.range_ns or 1, op.rows or 0, lo, hi))
+    return Spans(lo[:found], hi[:found], groups, times, start)
+
+
+def bar_spans(op: HotBars, times: Ints, groups: Ints) -> tuple[Spans, Ints]:
+    """Which rows belong to each bar, and when it starts; by key, within it by start."""
     lo, hi, starts = (np.empty(len(times), np.int64) for _ in range(3))
-    start, last = _range(op)
+    start, last = asked_times(op)
     found = 0
     if last >= start:
         found = int(kernels.bar_spans(times, groups, start, last, op.every_ns, lo, hi, starts))
-    spans = Spans(lo[:found], hi[:found], groups, times, start)
-    aggregator = Aggregator(rows, spec, spans)
-    keys = rows.column(spec.key).take(pa.array(spans.lo))
-    began = pa.array(starts[:found]).cast(spec.schema.field(spec.time).type)
-    answer = pa.RecordBatch.from_arrays([keys, began, *map(aggregator.compute, op.aggs)], schema=schema)
-    return answer if len(groups) < 3 else answer.take(pa.array(np.argsort(starts[:found], kind="stable")))
+    return Spans(lo[:found], hi[:found], groups, times, start), starts[:found]
 
 
-def _range(op: HotWindow | HotBars) -> tuple[int, int]:
-    """(first, last) time of the rows that make output; empty where last < first."""
+def bars_answer(
+    schema: pa.Schema, keys: pa.Array, starts: Ints, aggregates: list[pa.Array], *, one_key: bool
+) -> pa.RecordBatch:
+    """Bars, which come by key, ascending by (start, key)."""
+    began = pa.array(starts).view(schema.field(1).type)
+    answer = pa.RecordBatch.from_arrays([keys, began, *aggregates], schema=schema)
+    return answer if one_key else answer.take(pa.array(np.argsort(starts, kind="stable")))
+
+
+def asked_times(op: HotWindow | HotBars) -> tuple[int, int]:
+    """(first, last) time of the rows that make output; there are none where last < first."""
     return w.INT64_MIN if op.from_ns is None else op.from_ns, w.INT64_MAX if op.to_ns is None else op.to_ns - 1
 
 
@@ -92,9 +113,7 @@ def _times(rows: pa.RecordBatch, spec: TableSpec) -> Ints:
     return times
 
 
-def _groups(rows: pa.RecordBatch, spec: TableSpec, groups: Ints | None) -> Ints:
-    if groups is not None:
-        return groups
+def _groups(rows: pa.RecordBatch, spec: TableSpec) -> Ints:
     ends = pc.run_end_encode(rows.column(spec.key), run_end_type=pa.int64()).run_ends.to_numpy()
     return np.concatenate([np.zeros(1, np.int64), ends])
 
@@ -106,7 +125,8 @@ def _picked(rows: pa.RecordBatch, at: Ints) -> pa.RecordBatch:
     return rows.take(pa.array(at))
 
 
-def _in_order(answer: pa.RecordBatch, spec: TableSpec) -> pa.RecordBatch:
+def in_order(answer: pa.RecordBatch, spec: TableSpec) -> pa.RecordBatch:
+    """Ascending by (time, seq, offset)."""
     by = [answer.column(name) for name in (*spec.order, OFFSET_COLUMN)]
     keys = [(a.view(pa.int64()) if pa.types.is_timestamp(a.type) else a).to_numpy() for a in by]
     return answer.take(pa.array(np.lexsort(keys[::-1])))

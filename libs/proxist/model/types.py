@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import re
+from typing import Any
 
+import numpy as np
 import pyarrow as pa
 
 from proxist.errors import UnsupportedType
@@ -74,3 +76,13 @@ def accepts(declared: pa.DataType, incoming: pa.DataType) -> bool:
     if pa.types.is_list(declared):
         return bool(pa.types.is_list(incoming) and incoming.value_type.equals(declared.value_type))
     return False
+
+
+def numpy_type(type_: pa.DataType) -> np.dtype[Any] | None:
+    """What a numpy array of such values has as dtype (timestamps: datetime64); None where no fixed-width one holds them."""
+    if pa.types.is_timestamp(type_):
+        return np.dtype(f"M8[{type_.unit}]")
+    if pa.types.is_boolean(type_):
+        return np.dtype(np.bool_)
+    is_number = pa.types.is_integer(type_) or pa.types.is_floating(type_)
+    return np.dtype(type_.to_pandas_dtype()) if is_number else None

@@ -101,7 +101,7 @@ class ClusterActions:
 
 def topology(catalog: Catalog, node: str, caller: Caller, asked_tenant: str = "") -> dict[str, Any]:
     """`{"node", "nodes": [{"name", "role", "flight", …}], "tables": [{"table", "state", "shards": [{"slot", "shard",
-    "node", "epoch"}]}]}`; `node` of a shard is null while nobody owns it, `node` at the top is who answers."""
+    "node", "epoch", "logs"}]}]}`; `node` of a shard is null while nobody owns it, `node` at the top is who answers."""
     tables = []
     for record in catalog.tables(caller.tenant(asked_tenant)):
         if not caller.sees(record.table.tenant, record.table.name):
@@ -109,9 +109,9 @@ def topology(catalog: Catalog, node: str, caller: Caller, asked_tenant: str = ""
         shards = []
         for slot, shard in enumerate(record.table.shard_ids):
             owner = catalog.owner(shard)
-            shards.append(
-                {"slot": slot, "shard": shard, "node": owner and owner.node, "epoch": owner.epoch if owner else None}
-            )
+            logs = [log.to_json() for log in catalog.shard(shard).logs]
+            place = {"node": owner and owner.node, "epoch": owner.epoch if owner else None, "logs": logs}
+            shards.append({"slot": slot, "shard": shard, **place})
         tables.append({"table": record.table.to_json(), "state": record.state, "shards": shards})
     nodes = [one.to_json() for one in catalog.nodes()]
     if not caller.trusted:  # paths of the server's are for its own services

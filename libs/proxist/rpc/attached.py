@@ -52,10 +52,13 @@ class Attached:
             self.drop(shard)
             return self._run(self.reader(path, shard), op, probes, min_end, wait_ns)
 
-    def drop(self, shard: ShardId) -> None:
-        """Forget a reader; running calls end first."""
+    def drop(self, shard: ShardId, ended: HotReader | None = None) -> None:
+        """Forget a shard's reader, where `ended` is given only if it is that one; running calls end first."""
         with self._lock:
-            reader = self._readers.pop(shard, None)
+            reader = self._readers.get(shard)
+            if ended is not None and reader is not ended:
+                return
+            self._readers.pop(shard, None)
             self._ended_retries += 0 if reader is None else reader.retry_count
         if reader is not None:
             reader.close()

@@ -17,7 +17,7 @@ FILLED_BARS_MAX = 10_000_000
 
 
 def filled(bars: pa.Table, verb: Bars, spec: TableSpec) -> pa.Table:
-    """`bars` (ascending by start and key) with the empty ones of each of its keys, in the same order.
+    """`bars` (key, start, the aggregates; ascending by start and key) with the empty ones of each of its keys, in the same order.
 
     The grid goes from the bar of `from_ns` to that of `to_ns - 1`; where one is None, from the first or to the last bar
     there is. A key without any bar gets none. fill "null": the aggregates of empty bars are null; "prev": they are those
@@ -38,13 +38,10 @@ def filled(bars: pa.Table, verb: Bars, spec: TableSpec) -> pa.Table:
     if verb.fill == "prev":
         row = np.maximum.accumulate(row, axis=0)  # of one key, a later bar is a later row
     times = np.repeat((first + np.arange(count)) * verb.every_ns, len(keys))
-    taken = bars.take(pa.array(row.ravel(), mask=row.ravel() < 0))
-    columns = {spec.key: keys.take(pa.array(np.tile(np.arange(len(keys)), count))), spec.time: pa.array(times)}
-    arrays = [
-        columns[field.name].cast(field.type) if field.name in columns else taken.column(field.name)
-        for field in bars.schema
-    ]
-    return pa.Table.from_arrays(arrays, schema=bars.schema)
+    values = bars.select([agg.name for agg in verb.aggs]).take(pa.array(row.ravel(), mask=row.ravel() < 0))
+    named = keys.take(pa.array(np.tile(np.arange(len(keys)), count)))
+    started = pa.array(times).cast(bars.schema.field(spec.time).type)
+    return pa.Table.from_arrays([named, started, *values.columns], schema=bars.schema)
 
 
 def _check_size(count: int, keys: int, verb: Bars) -> None:

@@ -90,31 +90,39 @@ class Windows:
         return verb.rows - 1 if isinstance(verb, Window) and verb.rows is not None and verb.from_ns is not None else 0
 
     def of_part(self, read: ShardPart) -> pa.Table:
-        """An owner's answer."""
-        return pa.Table.from_batches([read.part.rows.select(self.schema.names)]).cast(self.schema)
+        """An owner's answer, in order."""
+        return pa.Table.from_arrays([read.part.rows.column(name) for name in self.schema.names], schema=self.schema)
 
     def of_rows(self, rows: pa.Table) -> pa.Table:
-        """What an owner would answer that had just these rows (with `columns.carried`, in any order)."""
-        spec = self.columns.table.spec
-        indices, starts = order.by_key(rows.column(spec.key), order.ranks_of(rows, spec))
+        """What an owner would answer that had just these rows (with `columns.carried`, in any order), in order."""
+        table = self.columns.table
+        indices, starts = order.by_key(rows.column(table.spec.key), order.ranks_of(rows, table.spec))
         grouped = rows.combine_chunks().take(indices)
         batch = pa.RecordBatch.from_arrays([_whole(column) for column in grouped.columns], schema=grouped.schema)
         groups = np.append(starts, len(indices))
         if isinstance(self.op, HotBars):
-            return pa.Table.from_batches([bars_rows(batch, spec, self.op, groups)])
-        return pa.Table.from_batches([window_rows(batch, spec, self.op, groups)])
+            return pa.Table.from_batches([bars_rows(batch, table.spec, self.op, groups)])
+        made = pa.Table.from_batches([window_rows(batch, table.spec, self.op, groups)])
+        return made if len(table.shard_ids) == 1 else self._ordered(made)
 
     def answer(self, parts: list[pa.Table]) -> pa.Table:
         """The parts as one: a window ascending by (time, seq, offset, shard), bars by (start, key) and filled."""
+        rows = parts[0] if len(parts) == 1 else self._ordered(pa.concat_tables([self.schema.empty_table(), *parts]))
+        if isinstance(self.verb, Window):
+            return rows.drop_columns([OFFSET_COLUMN])
+        return (
+            rows
+            if self.verb.fill == "none"
+            else filled(rows.cast(self.answer_schema), self.verb, self.columns.table.spec)
+        )
+
+    def _ordered(self, rows: pa.Table) -> pa.Table:
         table = self.columns.table
-        rows = pa.concat_tables(parts) if parts else self.schema.empty_table()
         if isinstance(self.verb, Bars):
-            names = (table.spec.time, table.spec.key)
-            rows = rows if len(parts) < 2 else rows.sort_by([(name, "ascending") for name in names])
-            return filled(rows.cast(self.answer_schema), self.verb, table.spec)
+            return rows.sort_by([(name, "ascending") for name in (table.spec.time, table.spec.key)])
         shards = shards_of_rows(table, rows.column(table.spec.key)) if len(table.shard_ids) > 1 else None
         indices = order.scan_order(order.ranks_of(rows, table.spec), shards)
-        return (rows if indices is None else rows.take(indices)).drop_columns([OFFSET_COLUMN])
+        return rows if indices is None else rows.take(indices)
 
 
 def _whole(column: pa.ChunkedArray) -> pa.Array:

@@ -1,0 +1,133 @@
+"""Prepared reads: which keys and which columns is settled once, a read is then one kernel call into arrays.
+
+For callers that count microseconds: no Arrow, no names, no allocation. Columns have a fixed width; `found` says which
+rows there are, `valid` where a nullable column has a value, and cells without one are zero.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+
+from proxist.errors import InvalidArgument
+from proxist.hot.arena import Views
+from proxist.hot.kernels import prepared as kernels
+from proxist.hot.kernels import read as reading
+from proxist.hot.kernels_descend import PLACES
+from proxist.hot.kernels_gather import F_BASE, F_OUT, F_WIDTH, F_WORDS
+from proxist.hot.keys import KeyIndex
+from proxist.hot.layout import Layout
+from proxist.hot.ops import DIRECTIONS
+from proxist.model.ids import Offset
+from proxist.model.table import TableSpec
+from proxist.model.types import numpy_type
+
+Ints = npt.NDArray[np.int64]
+_ALIGN = 64
+_DIRECTIONS = dict(zip(DIRECTIONS, (reading.BACKWARD, reading.FORWARD, reading.NEAREST), strict=True))
+
+
+def _dtype_of(spec: TableSpec, name: str) -> np.dtype[Any]:
+    type_ = spec.column(name).type
+    dtype = numpy_type(type_)
+    if dtype is None:
+        raise InvalidArgument(
+            f"Column {name!r} is {type_}, which a prepared read cannot write into a numpy array. Leave it out, or use the "
+            "verb that is not prepared."
+        )
+    return dtype
+
+
+class Prepared:
+    """What both kinds have in common: codes, output, and where the answer stood."""
+
+    def __init__(
+        self,
+        layout: Layout,
+        views: Views,
+        L: Ints,
+        keys: KeyIndex,
+        page: Ints,
+        names: tuple[str, ...],
+        columns: tuple[str, ...],
+    ) -> None:
+        """Use `HotReader.prepare_last_by` or `prepare_asof`. `names[i]` is row i's key."""
+        self._index, self._names, self._known = keys, pa.array(names, pa.string()), -1
+        self._memory = (views.mem8, views.mem16, views.mem32, views.mem, L)
+        self._page, self._plan, out = page, *_plan(layout, columns, len(names))
+        self._outputs = (out.view(np.uint8), out.view(np.uint16), out.view(np.int32), out)
+        self.slots, self._versions = np.full(len(names), -1, np.int64), np.zeros(len(names), np.int64)
+        self.told = np.zeros(kernels.T_WORDS, np.int64)
+        self.arrays = {name: self._column(c, _dtype_of(layout.spec, name)) for c, name in enumerate(columns)}
+        nullable = [name for name in columns if layout.spec.column(name).nullable]
+        self.valid = {name: self._column(len(columns) + c, np.dtype(np.bool_)) for c, name in enumerate(nullable)}
+        self._encode()
+
+    def _column(self, c: int, dtype: np.dtype[Any]) -> npt.NDArray[Any]:
+        start = int(self._plan[c * F_WORDS + F_OUT])
+        return self._outputs[0][start : start + len(self._names) * dtype.itemsize].view(dtype)
+
+    def _encode(self) -> None:
+        """Codes of the keys; those that the shard has not seen yet are looked up again when it has seen more."""
+        if self._known == self._index.count:
+            return
+        self._known = self._index.count
+        self._codes = self._index.probe_codes(self._names)
+        self._complete = bool((self._codes >= 0).all())
+
+    def arguments(self) -> tuple[Any, ...]:
+        """What every kernel call begins with."""
+        if not self._complete:
+            self._encode()
+        return (
+            *self._memory, self._codes, self._page, self._plan, *self._outputs, self.slots, self._versions, self.told,
+        )  # fmt: skip
+
+    def attempt(self, *arguments: Any) -> int:
+        raise NotImplementedError
+
+    @property
+    def end(self) -> Offset:
+        """What the last read saw: the rows below it."""
+        return Offset(int(self.told[kernels.T_END]))
+
+    @property
+    def undecided(self) -> int:
+        """Rows of the last read that RAM alone could not decide."""
+        return int(self.told[kernels.T_UNDECIDED])
+
+
+class PreparedLastBy(Prepared):
+    """Each key's last row."""
+
+    def attempt(self, *arguments: Any) -> int:
+        return int(kernels.last_now(*self.arguments()))
+
+
+class PreparedAsof(Prepared):
+    """Each key's row as of a time of its own."""
+
+    def __init__(self, *base: Any, direction: str, tolerance_ns: int | None, allow_exact: bool) -> None:
+        super().__init__(*base)
+        self._rule = (_DIRECTIONS[direction], int(allow_exact), -1 if tolerance_ns is None else tolerance_ns)
+        self._scratch = (np.empty(len(self.slots), np.int64), np.zeros(3, np.int64), np.empty(PLACES, np.int64))
+
+    def attempt(self, *arguments: Any) -> int:
+        return int(kernels.asof_now(*self.arguments(), arguments[0], *self._rule, *self._scratch))
+
+
+def _plan(layout: Layout, columns: tuple[str, ...], count: int) -> tuple[Ints, Ints]:
+    """(the kernels' plan, the output): the columns, then the validity of those that are nullable."""
+    spec, cells = layout.spec, {name: region.first_cell for name, region in layout.regions.items()}
+    roles = {spec.time: "time", spec.seq: "seq"}
+    wanted = [(_dtype_of(spec, n).itemsize, cells[roles.get(n, f"data:{n}")]) for n in columns]
+    wanted += [(1, cells[f"valid:{n}"]) for n in columns if spec.column(n).nullable]
+    plan, at = np.zeros(len(wanted) * F_WORDS, np.int64), 0
+    for c, (width, base) in enumerate(wanted):
+        plan[c * F_WORDS + F_WIDTH], plan[c * F_WORDS + F_BASE], plan[c * F_WORDS + F_OUT] = width, base, at
+        at += (count * width + _ALIGN - 1) // _ALIGN * _ALIGN
+    plan.flags.writeable = False
+    return plan, np.zeros(max(at, 8) >> 3, np.int64)
