@@ -51,11 +51,7 @@ def questions(bench: Bench, reader: HotReader) -> None:
         ("s2.asof_1000_probes_arrow", "as-of, 1,000 probes, as Arrow", ask.asof_many, PROBES, None),
     ]
     for id, what, make, cells, budget in lines:
-        try:
-            runs = in_turns(make(), gather(bench.rows, cells), runs=size.runs, for_s=size.run_s)
-        except AttributeError as error:
-            bench.report.absent(id, what, f"the engine has no prepared reads yet: {error}")
-            continue
+        runs = in_turns(make(), gather(bench.rows, cells), runs=size.runs, for_s=size.run_s)
         if budget is not None and "all_keys" in id and ask.keys > KEYS_BUDGETED:
             budget = None
         bench.report.add(id, what, runs, floor_name="gather of the cells", budget=budget)
@@ -88,27 +84,27 @@ class Asks:
         return lambda: self._reader.run(op, self._probes)
 
     def prepared_one(self) -> Ask:
-        prepare: Any = self._reader.prepare_last_by  # type: ignore[attr-defined]
+        prepare = self._reader.prepare_last_by
         return turning(self._read, [prepare((key,), COLUMNS) for key in self.some])
 
     def prepared_all(self) -> Ask:
-        prepared = self._reader.prepare_last_by(tuple(self._rows.keys), COLUMNS)  # type: ignore[attr-defined]
+        prepared = self._reader.prepare_last_by(tuple(self._rows.keys), COLUMNS)
         return lambda: self._read(prepared)
 
     def prepared_probe(self) -> Ask:
-        prepare: Any = self._reader.prepare_asof  # type: ignore[attr-defined]
+        prepare = self._reader.prepare_asof
         keys, times = self._probes.keys.to_pylist(), self._probes.times_ns
         handles = [(prepare((keys[n],), COLUMNS), times[n : n + 1]) for n in range(MANY)]
         return turning(lambda handle: self._read(*handle), handles)
 
     def prepared_probes(self) -> Ask:
-        prepared = self._reader.prepare_asof(tuple(self._probes.keys.to_pylist()), COLUMNS)  # type: ignore[attr-defined]
+        prepared = self._reader.prepare_asof(tuple(self._probes.keys.to_pylist()), COLUMNS)
         times = self._probes.times_ns
         return lambda: self._read(prepared, times)
 
     @property
     def _read(self) -> Any:
-        return self._reader.read  # type: ignore[attr-defined]
+        return self._reader.read
 
 
 def join(bench: Bench, reader: HotReader, rows: int, keys: list[str]) -> None:
