@@ -10,13 +10,13 @@ import time
 from dataclasses import replace
 from pathlib import Path
 
-from benchmarks import doors, engine, floors, ingest, peers, plot, windows
+from benchmarks import doors, engine, floors, ingest, peers, plot, questdb, windows
 from benchmarks.bench import FULL, SHORT, SMALLEST, Bench, Size
 from benchmarks.cluster import loaded
 from benchmarks.report import Report
 
 SIZES = {"smallest": SMALLEST, "short": SHORT, "full": FULL}
-PARTS = ("floors", "engine", "windows", "peers", "doors", "ingest", "telemetry")
+PARTS = ("floors", "engine", "windows", "peers", "doors", "ingest", "questdb", "telemetry")
 
 
 def main() -> None:
@@ -49,12 +49,14 @@ def _measure(bench: Bench, parts: list[str] | tuple[str, ...]) -> None:
             windows.measure(bench)
         if "peers" in parts:
             peers.measure(bench)
-        if {"doors", "ingest"} & set(parts):
+        if {"doors", "ingest", "questdb"} & set(parts):
             with loaded(bench) as cluster:
                 if "doors" in parts:
                     doors.measure(bench, floor, cluster)
                 if "ingest" in parts:
                     ingest.measure(bench, floor, cluster)
+                if "questdb" in parts:
+                    questdb.measure(bench, cluster)
     if "telemetry" in parts:
         from benchmarks import telemetry
 

@@ -45,14 +45,14 @@ def _rate(bench: Bench, floor: Floors, connection: Connection, level: str, batch
     runs = []
     for _ in range(bench.size.runs):
         null = floor.put_rate(batch_rows)
-        runs.append(Run(_written(bench, connection, level, batch_rows), floor=null))
+        runs.append(Run(written(bench, connection, level, batch_rows), floor=null))
     budget = BUDGETS.get((level, batch_rows))
     what = f"{level}, {batch_rows:,} rows per batch"
     id = f"s5.ingest_{level}_{batch_rows}"
     bench.report.add(id, what, runs, unit="rows/s", floor_name="null DoPut", budget=budget)
 
 
-def _written(bench: Bench, connection: Connection, level: str, batch_rows: int, **settings: Any) -> float:
+def written(bench: Bench, connection: Connection, level: str, batch_rows: int, **settings: Any) -> float:
     """Rows per second into a table of its own."""
     table = connection.create_table(scratch(f"ingest_{next(_names)}", level, **settings))
     try:
@@ -116,6 +116,6 @@ def _owners(bench: Bench, owners: int) -> None:
     with running(ingest=owners) as cluster, ExitStack() as stack:
         connection = stack.enter_context(connect(cluster))
         for batch_rows in bench.size.ingest_rows:
-            runs = [Run(_written(bench, connection, "disk", batch_rows, shards=owners)) for _ in range(bench.size.runs)]
+            runs = [Run(written(bench, connection, "disk", batch_rows, shards=owners)) for _ in range(bench.size.runs)]
             what = f"disk, {batch_rows:,} rows per batch, {owners} owners"
             bench.report.add(f"s5.ingest_disk_{batch_rows}_owners{owners}", what, runs, unit="rows/s")
