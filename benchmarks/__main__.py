@@ -7,16 +7,38 @@ import proxist.rpc.env  # noqa: F401  # before pyarrow and grpc are loaded
 import argparse
 import tempfile
 import time
+from collections.abc import Callable, Collection
 from dataclasses import replace
 from pathlib import Path
 
-from benchmarks import doors, engine, floors, ingest, peers, plot, questdb, windows
+from benchmarks import (
+    doors,
+    engine,
+    floors,
+    ingest,
+    lag,
+    memory,
+    peers,
+    plot,
+    questdb,
+    scale,
+    soak,
+    starts,
+    windows,
+)  # fmt: skip
 from benchmarks.bench import FULL, SHORT, SMALLEST, Bench, Size
 from benchmarks.cluster import loaded
 from benchmarks.report import Report
+from proxist.testing.cluster import LocalCluster
 
 SIZES = {"smallest": SMALLEST, "short": SHORT, "full": FULL}
-PARTS = ("floors", "engine", "windows", "peers", "doors", "ingest", "questdb", "telemetry")
+PARTS = (
+    "floors", "engine", "windows", "peers", "scale", "memory", "starts", "doors", "ingest", "lag", "soak", "questdb",
+    "telemetry",
+)  # fmt: skip
+ON_A_CLUSTER = {"doors", "ingest", "lag", "soak", "questdb"}
+NOT_SHORT = ("questdb", "telemetry")
+"""Parts that a short run leaves out unless they are asked for."""
 
 
 def main() -> None:
@@ -30,7 +52,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory(prefix="proxist-bench-") as directory:
         bench = Bench(report, size, Path(directory), given.out.parent)
         try:
-            _measure(bench, given.only or PARTS)
+            _measure(bench, given.only or _parts(given.size))
         finally:
             report.write(given.out)
     plot.draw(report.to_json(), given.out / "latency.png")
@@ -39,28 +61,43 @@ def main() -> None:
     )
 
 
-def _measure(bench: Bench, parts: list[str] | tuple[str, ...]) -> None:
+def _measure(bench: Bench, parts: Collection[str]) -> None:
+    alone: dict[str, Callable[[Bench], None]] = {
+        "engine": engine.measure, "windows": windows.measure, "peers": peers.measure, "scale": scale.measure,
+        "memory": memory.measure, "starts": starts.measure,
+    }  # fmt: skip
     with floors.floors(bench) as floor:
         if "floors" in parts:
             floors.measure(bench, floor)
-        if "engine" in parts:
-            engine.measure(bench)
-        if "windows" in parts:
-            windows.measure(bench)
-        if "peers" in parts:
-            peers.measure(bench)
-        if {"doors", "ingest", "questdb"} & set(parts):
+        for part, measure in alone.items():
+            if part in parts:
+                measure(bench)
+        if ON_A_CLUSTER & set(parts):
             with loaded(bench) as cluster:
-                if "doors" in parts:
-                    doors.measure(bench, floor, cluster)
-                if "ingest" in parts:
-                    ingest.measure(bench, floor, cluster)
-                if "questdb" in parts:
-                    questdb.measure(bench, cluster)
+                _on_a_cluster(bench, floor, cluster, parts)
+    if "ingest" in parts:
+        ingest.split(bench)
     if "telemetry" in parts:
         from benchmarks import telemetry
 
         telemetry.measure(bench.report, bench.rows)
+
+
+def _on_a_cluster(bench: Bench, floor: floors.Floors, cluster: LocalCluster, parts: Collection[str]) -> None:
+    if "doors" in parts:
+        doors.measure(bench, floor, cluster)
+    if "questdb" in parts:
+        questdb.measure(bench, cluster)
+    if "ingest" in parts:
+        ingest.measure(bench, floor, cluster)
+    if "lag" in parts:
+        lag.measure(bench, cluster)
+    if "soak" in parts:
+        soak.measure(bench, floor, cluster)
+
+
+def _parts(size: str) -> list[str]:
+    return [part for part in PARTS if size == "full" or part not in NOT_SHORT]
 
 
 def _arguments() -> argparse.Namespace:

@@ -50,7 +50,7 @@ def connect(cluster: LocalCluster, door: str = "flight", attach: str = "never") 
 
 def scratch(name: str, level: str = "disk", **more: Any) -> Any:
     """A table that is written to and dropped."""
-    return spec_with(name, durability=level, flush=UNFLUSHED, hot_bytes="3GiB", **more)
+    return spec_with(name, **{"durability": level, "flush": UNFLUSHED, "hot_bytes": "3GiB", **more})
 
 
 def scrape(cluster: LocalCluster) -> list[str]:

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import itertools
+import os
 import re
 import time
-from collections.abc import Mapping
-from contextlib import ExitStack
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack, contextmanager
 from typing import Any
 
 from benchmarks.bench import Bench
@@ -16,6 +17,7 @@ from benchmarks.floors import BATCH_ROWS, Floors
 from benchmarks.report import at_least, at_most
 from benchmarks.timing import Run, in_turns
 from proxist.client.connection import Connection
+from proxist.telemetry.collector import Collector
 from proxist.testing.cluster import LocalCluster
 
 US = 1e-6
@@ -23,6 +25,8 @@ LEVELS = ("os", "disk")
 ACK_LINES = {"os": at_most(100 * US), "disk": at_most(50 * US, floors=1)}
 BUDGETS = {("disk", 1_000): at_least(3e6), ("disk", 10_000): at_least(4.5e6)}
 ACK_METRIC, LABEL = "proxist_ingest_ack_seconds_bucket{", re.compile(r'(\w+)="([^"]*)"')
+STEPS = ("ingest.validate", "ingest.dedup", "wal.write", "wal.flush", "hot.apply")
+SPANS_S = 20.0
 _names = itertools.count()
 
 
@@ -119,3 +123,35 @@ def _owners(bench: Bench, owners: int) -> None:
             runs = [Run(written(bench, connection, "disk", batch_rows, shards=owners)) for _ in range(bench.size.runs)]
             what = f"disk, {batch_rows:,} rows per batch, {owners} owners"
             bench.report.add(f"s5.ingest_disk_{batch_rows}_owners{owners}", what, runs, unit="rows/s")
+
+
+def split(bench: Bench) -> None:
+    """Where an owner's time goes, from its own spans of every write: shares of the time between arrival and ack."""
+    with Collector() as collector, _traced(collector), running() as cluster, connect(cluster) as connection:
+        table = connection.create_table(scratch("split"))
+        batches = live(bench.size.keys, BATCH_ROWS)
+        with table.writer() as writer:
+            until = time.perf_counter() + bench.size.ingest_s
+            rows, took_s = pump(writer, batches, BATCH_ROWS, lambda: time.perf_counter() > until)
+        if not collector.wait(lambda spans: any(one.name in STEPS for one in spans), SPANS_S):
+            bench.report.absent("s5.cpu_split", "where an owner's time goes", "no spans of writes arrived")
+            return
+        spans = [one for one in collector.spans() if one.name in STEPS]
+    total = sum(one.ms for one in spans)
+    shares = {step: round(sum(one.ms for one in spans if one.name == step) / total, 4) for step in STEPS}
+    busy_us = 1e3 * total / len({one.trace_id for one in spans})
+    told = ", ".join(f"{step.partition('.')[2]} {share:.0%}" for step, share in shares.items())
+    detail = {"shares": shares, "rows_per_s_traced": rows / took_s, "step_us_per_trace": busy_us}
+    bench.report.add("s5.cpu_split", f"write path: {told}", [Run(max(shares.values()))], unit="share", detail=detail)
+
+
+@contextmanager
+def _traced(collector: Collector) -> Iterator[None]:
+    """The services that start inside send every span to the collector."""
+    before = dict(os.environ)
+    os.environ.update(collector.environment(OTEL_TRACES_SAMPLER="always_on"))
+    try:
+        yield
+    finally:
+        os.environ.clear()
+        os.environ.update(before)
