@@ -33,7 +33,7 @@ from proxist.testing.cluster import LocalCluster
 
 SIZES = {"smallest": SMALLEST, "short": SHORT, "full": FULL}
 PARTS = (
-    "floors", "engine", "windows", "peers", "scale", "memory", "starts", "doors", "ingest", "lag", "soak", "questdb",
+    "floors", "engine", "windows", "peers", "scale", "memory", "starts", "doors", "ingest", "lag", "soak", "questdb", "split",
     "telemetry",
 )  # fmt: skip
 ON_A_CLUSTER = {"doors", "ingest", "lag", "soak", "questdb"}
@@ -75,7 +75,7 @@ def _measure(bench: Bench, parts: Collection[str]) -> None:
         if ON_A_CLUSTER & set(parts):
             with loaded(bench) as cluster:
                 _on_a_cluster(bench, floor, cluster, parts)
-    if "ingest" in parts:
+    if "split" in parts:
         ingest.split(bench)
     if "telemetry" in parts:
         from benchmarks import telemetry

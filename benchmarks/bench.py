@@ -5,9 +5,12 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
 
 from benchmarks.report import Report
 from benchmarks.rows import SPEC, Rows, make_rows
@@ -19,6 +22,8 @@ LEASE_NS = 24 * 3_600 * 10**9
 APPEND_ROWS = 10_000
 ROW_BYTES = 80
 """What a row needs in memory at most while it is in a hot set, its batch included."""
+KEY_BYTES = 1 << 14
+"""What a key needs beside its rows at most: a block of its own that is begun."""
 
 
 @dataclass(frozen=True)
@@ -63,7 +68,6 @@ class Bench:
     """For this run only."""
     keep: Path
     """build/: what later runs use again."""
-    _held: dict[str, object] = field(default_factory=dict)
 
     @cached_property
     def rows(self) -> Rows:
@@ -75,25 +79,25 @@ class Bench:
         return self.rows.keys[len(self.rows.keys) // 2]
 
 
-def spec_with(name: str = SPEC.name, **more: object) -> TableSpec:
+def spec_with(name: str = SPEC.name, **more: Any) -> TableSpec:
     """SPEC under another name or with other settings."""
     return parse_spec({**SPEC.to_json(), "name": name, **more})
 
 
 @contextmanager
-def filled(pieces: Iterator[object], rows: int, spec: TableSpec = SPEC) -> Iterator[HotSet]:
-    """A hot set of this process with all rows of `pieces` (Arrow tables), with room for them."""
-    hot_bytes = max(1 << 26, rows * ROW_BYTES * 2)
-    with HotSet.create(spec, ShardId(1), Epoch(1), Offset(0), hot_bytes=hot_bytes) as hot:
+def filled(pieces: Iterator[pa.Table], rows: int, keys: int) -> Iterator[HotSet]:
+    """A hot set of this process with all rows of `pieces`, and room for `rows` of `keys`."""
+    hot_bytes = (1 << 26) + rows * ROW_BYTES * 2 + keys * KEY_BYTES
+    with HotSet.create(SPEC, ShardId(1), Epoch(1), Offset(0), hot_bytes=hot_bytes) as hot:
         hot.set_lease_until(time.monotonic_ns() + LEASE_NS)
         for piece in pieces:
             append(hot, piece)
         yield hot
 
 
-def append(hot: HotSet, table: object, batch_rows: int = APPEND_ROWS) -> float:
+def append(hot: HotSet, table: pa.Table, batch_rows: int = APPEND_ROWS) -> float:
     """Append and publish batch by batch: the seconds that it took."""
-    batches = table.combine_chunks().to_batches(max_chunksize=batch_rows)  # type: ignore[attr-defined]
+    batches = table.combine_chunks().to_batches(max_chunksize=batch_rows)
     end = hot.appended_end
     began = time.perf_counter()
     for batch in batches:

@@ -26,7 +26,7 @@ KEYS_BUDGETED = 10_000
 def measure(bench: Bench) -> None:
     report, rows = bench.report, bench.rows
     report.section(f"engine, in process: {rows.count:,} rows, {len(rows.keys):,} keys")
-    with filled(iter(()), rows.count) as hot:
+    with filled(iter(()), rows.count, len(rows.keys)) as hot:
         rate = rows.count / append(hot, rows.table)
         report.add("engine.append", f"append, {APPEND_ROWS:,} rows per batch", [Run(rate)], unit="rows/s")
         reader = hot.reader()
@@ -133,7 +133,7 @@ def gather(rows: Rows, count: int) -> Ask:
 def _cliffs(bench: Bench) -> None:
     """S2: many rows on one timestamp, and a key that is long gone, against ordinary keys of the same hot set."""
     rows, size = bench.rows, bench.size
-    with filled(iter([rows.table, _tied(rows)]), rows.count + TIED_ROWS) as hot:
+    with filled(iter([rows.table, _tied(rows)]), rows.count + TIED_ROWS, len(rows.keys)) as hot:
         reader = hot.reader()
         try:
             last = T0_NS + 2 * HOUR_NS

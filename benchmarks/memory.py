@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
 
 import pyarrow as pa
 
@@ -23,7 +22,7 @@ def measure(bench: Bench) -> None:
     rows = bench.size.rows
     keys = max(4, rows // ROWS_PER_KEY)
     bench.report.section(f"memory: {rows:,} rows, {ROWS_PER_KEY:,} per key")
-    with filled(_pieces(rows, keys), rows) as hot:
+    with filled(stream_rows(rows, keys), rows, keys) as hot:
         begun = resident_bytes(hot)
         width = (
             sum(field.type.bit_width // 8 for field in SPEC.schema if not pa.types.is_string(field.type)) + KEY_BYTES
@@ -48,7 +47,3 @@ def resident_bytes(hot: HotSet) -> int:
         return os.fstat(descriptor).st_blocks * 512
     finally:
         os.close(descriptor)
-
-
-def _pieces(rows: int, keys: int) -> Iterator[pa.Table]:
-    return stream_rows(rows, keys)

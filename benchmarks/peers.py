@@ -45,7 +45,7 @@ class AnswersDiffer(Exception):
 def measure(bench: Bench) -> None:
     rows, report = bench.rows, bench.report
     report.section(f"peers on the same {rows.count:,} rows: how many times as long as our engine they take")
-    with filled(iter([rows.table]), rows.count) as hot, _on_disk(rows) as directory:
+    with filled(iter([rows.table]), rows.count, len(rows.keys)) as hot, _on_disk(rows) as directory:
         reader = hot.reader()
         try:
             ours = our_questions(reader, rows, bench.one)

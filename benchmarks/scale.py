@@ -55,7 +55,7 @@ def measure(bench: Bench) -> None:
 
 @contextmanager
 def _reading(rows: int, keys: int) -> Iterator[tuple[HotSet, HotReader]]:
-    with filled(stream_rows(rows, keys), rows) as hot:
+    with filled(stream_rows(rows, keys), rows, keys) as hot:
         reader = hot.reader()
         try:
             yield hot, reader

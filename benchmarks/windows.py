@@ -22,14 +22,14 @@ def measure(bench: Bench) -> None:
     count = bench.size.rows
     bench.report.section(f"windows, in process: any range of one key with {count:,} rows; series of a key with 4,000")
     alone = make_rows(count, 1)
-    with filled(iter([alone.table]), count) as hot:
+    with filled(iter([alone.table]), count, 1) as hot:
         reader = hot.reader()
         try:
             times = alone.table["ts"].cast("int64").to_numpy()
             _ranges(bench, reader, alone.busy, times)
         finally:
             reader.close()
-    with filled(iter([bench.rows.table]), count) as hot:
+    with filled(iter([bench.rows.table]), count, bench.size.keys) as hot:
         reader = hot.reader()
         try:
             _series(bench, reader)
