@@ -11,7 +11,7 @@ import argparse
 import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import numpy as np
@@ -55,6 +55,11 @@ def pump(
     return rows, time.perf_counter() - began
 
 
+def _at_end_of_stdin(then: Callable[[], None]) -> None:
+    sys.stdin.read()
+    then()
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.feeder", description=__doc__)
     parser.add_argument("uri")
@@ -64,7 +69,7 @@ def main() -> None:
     parser.add_argument("--batch-rows", type=int, default=1_000)
     given = parser.parse_args()
     ended = threading.Event()
-    threading.Thread(target=lambda: (sys.stdin.read(), ended.set()), name="stdin", daemon=True).start()
+    threading.Thread(target=_at_end_of_stdin, args=(ended.set,), name="stdin", daemon=True).start()
     with proxist.connect(given.uri, attach="never") as connection, connection.table(given.table).writer() as writer:
         batches = live(given.keys, given.batch_rows)
         writer.write(next(batches))

@@ -18,9 +18,9 @@ import pyarrow.parquet as pq
 
 from benchmarks.bench import Bench, filled
 from benchmarks.report import at_least
-from benchmarks.rows import COLUMNS, HOUR_NS, T0_NS, Rows
+from benchmarks.rows import COLUMNS, Rows
 from benchmarks.timing import Run, in_turns, median
-from benchmarks.windows import MINUTES_5_NS, VWAP
+from benchmarks.windows import HOUR, MINUTES_5_NS, VWAP
 from proxist.hot.ops import HotAsof, HotLastBy, HotWindow, probes_from_batch
 from proxist.hot.reader import HotReader
 
@@ -85,7 +85,7 @@ def our_questions(reader: HotReader, rows: Rows, key: str) -> Questions:
     """As Arrow, as the peers' answers are."""
     probes = probes_from_batch(rows.probes)
     one, every, asof = HotLastBy(keys=(key,), columns=COLUMNS), HotLastBy(columns=COLUMNS), HotAsof(columns=COLUMNS)
-    series = HotWindow((VWAP,), (rows.busy,), T0_NS, T0_NS + HOUR_NS, range_ns=MINUTES_5_NS)
+    series = HotWindow((VWAP,), (rows.busy,), *HOUR, range_ns=MINUTES_5_NS)
 
     def price(part: Any) -> Values:
         return floats(part.rows["price"])
@@ -152,7 +152,7 @@ def clickhouse_of(rows: Rows, key: str, directory: Path) -> Questions:
     """MergeTree ordered by (key, time, seq), one part, LowCardinality keys; argMax, ASOF JOIN, window frames."""
     from chdb.session import Session
 
-    session = Session(str(directory / "chdb"))
+    session: Any = Session(str(directory / "chdb"))
     columns = "symbol LowCardinality(String), ts DateTime64(9, 'UTC'), trade_id UInt64, price Float64, size Float64"
     session.query("CREATE DATABASE IF NOT EXISTS store")
     session.query(f"CREATE TABLE store.bench ({columns}) ENGINE = MergeTree ORDER BY (symbol, ts, trade_id)")

@@ -96,7 +96,7 @@ class Server:
 
     def run(self, text: str) -> list[tuple[Any, ...]]:
         """Any statement; the rows, where it has some."""
-        cursor = self._connection.execute(text)  # type: ignore[call-overload]
+        cursor = self._connection.execute(text)
         return cursor.fetchall() if cursor.description else []
 
     def prepared(self, text: str) -> Ask:

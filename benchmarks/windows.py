@@ -3,30 +3,40 @@
 from __future__ import annotations
 
 import numpy as np
+import numpy.typing as npt
 
 from benchmarks.bench import Bench, filled
-from benchmarks.report import at_most
+from benchmarks.report import Budget, at_most
 from benchmarks.rows import HOUR_NS, T0_NS, make_rows
 from benchmarks.timing import Ask, in_turns, turning
 from proxist.hot.ops import HotBars, HotWindow
 from proxist.hot.reader import HotReader
+from proxist.model.ids import TimeNs
 from proxist.model.query import Agg
 
 US = 1e-6
 RANGES = 256
 MINUTES_5_NS = 300 * 10**9
+HOUR = (TimeNs(T0_NS), TimeNs(T0_NS + HOUR_NS))
 VWAP = Agg("vwap", "price", "size", name="vwap")
+OHLC = tuple(Agg(fn, "price", name=fn) for fn in ("open", "high", "low", "close"))
+SUM_LIKE, OTHER = at_most(10 * US), at_most(100 * US)
+ANY_RANGE = {
+    "s3.sum_any_range": (Agg("sum", "price"), SUM_LIKE),
+    "s3.vwap_any_range": (VWAP, SUM_LIKE),
+    "s3.minmax_any_range": (Agg("min", "price"), OTHER),
+    "s3.stddev_any_range": (Agg("stddev", "price"), OTHER),
+}
 
 
 def measure(bench: Bench) -> None:
     count = bench.size.rows
-    bench.report.section(f"windows, in process: any range of one key with {count:,} rows; series of a key with 4,000")
+    bench.report.section(f"windows, in process: any range of one key with {count:,} rows; series of the busy key")
     alone = make_rows(count, 1)
     with filled(iter([alone.table]), count, 1) as hot:
         reader = hot.reader()
         try:
-            times = alone.table["ts"].cast("int64").to_numpy()
-            _ranges(bench, reader, alone.busy, times)
+            _any_range(bench, reader, alone.busy, alone.table["ts"].cast("int64").to_numpy())
         finally:
             reader.close()
     with filled(iter([bench.rows.table]), count, bench.size.keys) as hot:
@@ -37,45 +47,41 @@ def measure(bench: Bench) -> None:
             reader.close()
 
 
-def _ranges(bench: Bench, reader: HotReader, key: str, times: np.ndarray) -> None:  # type: ignore[type-arg]
-    sums = (Agg("sum", "size"), Agg("count"), Agg("avg", "price"))
-    spread = (Agg("min", "price"), Agg("max", "price"), Agg("stddev", "price"))
-    for id, what, aggs, budget in (
-        ("s3.sum_any_range", "sum, count, avg over any range", sums, at_most(10 * US)),
-        ("s3.vwap_any_range", "vwap over any range", (VWAP,), at_most(10 * US)),
-        ("s3.minmax_any_range", "min, max, stddev over any range", spread, at_most(100 * US)),
-    ):
-        ask = turning(reader.run, [_window(key, aggs, *one) for one in _any(times)])
-        _line(bench, id, what, ask, budget)
+def _any_range(bench: Bench, reader: HotReader, key: str, times: npt.NDArray[np.int64]) -> None:
+    """One value: prepared, over ranges that end with the last row; as Arrow, over ranges that end anywhere."""
+    for id, (agg, budget) in ANY_RANGE.items():
+        handles = [reader.prepare_window(key, agg, range_ns) for _, range_ns in _ranges(times, len(times) - 1)]
+        _line(bench, id, f"{agg.fn} over any range, prepared", turning(reader.read, handles), budget=budget)
+        ops = [_window(key, agg, *one) for one in _ranges(times, len(times) // 2)]
+        _line(bench, f"{id}_arrow", f"{agg.fn} over any range, as Arrow", turning(reader.run, ops))
 
 
 def _series(bench: Bench, reader: HotReader) -> None:
-    key, hour = bench.rows.busy, (T0_NS, T0_NS + HOUR_NS)
-    series = HotWindow((VWAP,), (key,), *hour, range_ns=MINUTES_5_NS)
-    fns = ("open", "high", "low", "close")
-    ohlc = (*(Agg(fn, "price", name=fn) for fn in fns), VWAP, Agg("count"))
-    bars = HotBars(ohlc, 10**9, (key,), *hour)
+    key = (bench.rows.busy,)
+    series = HotWindow((VWAP,), key, *HOUR, range_ns=MINUTES_5_NS)
     found = reader.run(series).rows.num_rows
-    _line(
-        bench, "s3.vwap_series", f"5-minute rolling VWAP, {found:,} rows", lambda: reader.run(series), at_most(300 * US)
-    )
-    _line(bench, "s3.bars_1h", "bars of 1 s over one hour", lambda: reader.run(bars), at_most(300 * US))
+    values = np.random.default_rng(4).normal(100, 1, found)
+    for id, what, op in (
+        ("s3.vwap_series", f"5-minute rolling VWAP, {found:,} rows", series),
+        ("s3.bars_1h", f"bars of 1 s over one hour, {found:,} rows: VWAP", HotBars((VWAP,), 10**9, key, *HOUR)),
+        ("s3.bars_1h_ohlc", "the same: open, high, low, close", HotBars(OHLC, 10**9, key, *HOUR)),
+    ):
+        ask = turning(reader.run, [op])
+        _line(bench, id, what, ask, lambda: np.cumsum(values), budget=at_most(300 * US))
 
 
-def _line(bench: Bench, id: str, what: str, ask: Ask, budget: object) -> None:
-    size = bench.size
-    bench.report.add(id, what, in_turns(ask, runs=size.runs, for_s=size.run_s), budget=budget)  # type: ignore[arg-type]
+def _line(bench: Bench, id: str, what: str, ask: Ask, floor: Ask | None = None, budget: Budget | None = None) -> None:
+    runs = in_turns(ask, floor, runs=bench.size.runs, for_s=bench.size.run_s)
+    bench.report.add(id, what, runs, floor_name="cumulative sum", budget=budget)
 
 
-def _window(key: str, aggs: tuple[Agg, ...], at: int, range_ns: int) -> HotWindow:
-    return HotWindow(aggs, (key,), at, at + 1, range_ns=range_ns)
+def _window(key: str, agg: Agg, at: int, range_ns: int) -> HotWindow:
+    return HotWindow((agg,), (key,), TimeNs(at), TimeNs(at + 1), range_ns=range_ns)
 
 
-def _any(times: np.ndarray) -> list[tuple[int, int]]:  # type: ignore[type-arg]
-    """(time, range): from a handful of rows to all of them. Every second row shares its predecessor's time."""
+def _ranges(times: npt.NDArray[np.int64], least: int) -> list[tuple[int, int]]:
+    """(end, range) with the end at row `least` or later: from a thousandth of the rows before it to all of them."""
     random = np.random.default_rng(5)
-    ends = np.sort(random.integers(len(times) // 2, len(times), RANGES))
+    ends = times[random.integers(least, len(times), RANGES)]
     shares = 10 ** random.uniform(-3, 0, RANGES)
-    return [
-        (int(times[end]), max(1, int((times[end] - times[0]) * share))) for end, share in zip(ends, shares, strict=True)
-    ]
+    return [(int(end), max(1, int((end - times[0]) * share))) for end, share in zip(ends, shares, strict=True)]

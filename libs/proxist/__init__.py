@@ -16,10 +16,29 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from proxist.client import Ack, Answer, Connection, Sent, Session, Table, Writer, connect
+    from proxist.client.opened import Opened
+    from proxist.client.opened import open_directory as open
     from proxist.errors import ProxistError
 
 __version__ = "0.1.0"
-__all__ = ["Ack", "Answer", "Connection", "ProxistError", "Sent", "Session", "Table", "Writer", "connect"]
+__all__ = [
+    "Ack",
+    "Answer",
+    "Connection",
+    "Opened",
+    "ProxistError",
+    "Sent",
+    "Session",
+    "Table",
+    "Writer",
+    "connect",
+    "open",
+]
+_ELSEWHERE = {
+    "ProxistError": ("proxist.errors", "ProxistError"),
+    "Opened": ("proxist.client.opened", "Opened"),
+    "open": ("proxist.client.opened", "open_directory"),
+}
 
 
 def __getattr__(name: str) -> Any:
@@ -27,7 +46,17 @@ def __getattr__(name: str) -> Any:
         raise AttributeError(f"module 'proxist' has no attribute {name!r}")
     import importlib
 
-    value = getattr(importlib.import_module("proxist.errors" if name == "ProxistError" else "proxist.client"), name)
+    module, attribute = _ELSEWHERE.get(name, ("proxist.client", name))
+    try:
+        value = getattr(importlib.import_module(module), attribute)
+    except ModuleNotFoundError as error:
+        if module != "proxist.client.opened":
+            raise
+        from proxist.errors import ConfigError
+
+        raise ConfigError(
+            f'`proxist.{name}` needs {error.name}, which is not installed. Run: pip install "proxist[open]"'
+        ) from None
     globals()[name] = value
     return value
 

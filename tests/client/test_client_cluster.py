@@ -18,6 +18,9 @@ from proxist.testing.cluster import LocalCluster
 pytestmark = [pytest.mark.cluster, pytest.mark.timeout(240)]
 
 
+MEAN = {"fn": "avg", "value": "price"}
+
+
 @pytest.fixture(params=["query", "ingest"])
 def connection(request: pytest.FixtureRequest, cluster: LocalCluster) -> Iterator[proxist.Connection]:
     with proxist.connect(cluster.endpoints[request.param][0]["flight"]) as connected:
@@ -44,6 +47,16 @@ def test_what_is_written_is_read_by_every_verb(table: proxist.Table, connection:
     assert table.first_by("S3", "trade_id", at=500)["trade_id"].to_pylist() == [503]
     assert table.last_by("S3", "trade_id", at=502)["trade_id"].to_pylist() == [483]
     assert table.scan("S3", start=100, stop=124)["trade_id"].to_pylist() == [103, 123]
+    sums = table.window("S3", {"fn": "sum", "value": "price", "as": "s"}, rows=2, start=500)
+    assert sums["s"].to_pylist()[:2] == [(483 + 503) / 4, (503 + 523) / 4]
+    assert sums.equals(table.window("S3", {"fn": "sum", "value": "price", "as": "s"}, range=21, start=500))
+    closes = table.bars("S3", [{"fn": "close", "value": "price"}, {"fn": "count"}], every=100, start=100, stop=300)
+    assert closes.to_pydict() | {"ts": None} == {
+        "symbol": ["S3", "S3"],
+        "ts": None,
+        "close_price": [183 / 4, 283 / 4],
+        "count": [5, 5],
+    }
     counted = connection.sql(f"SELECT count() AS n, sum(price) AS p FROM {table.name}")
     assert counted.to_pylist() == [{"n": 1_000, "p": sum(range(1_000)) / 4}]
     assert scan.receipt["mode"] == "hot"
@@ -65,6 +78,10 @@ def test_a_session_and_the_connection_answer_alike(table: proxist.Table, connect
         for _ in range(3):
             assert session.last_by(table.name).equals(table.last_by())
             assert session.scan(table.name, "S1").equals(table.scan("S1"))
+            assert session.window(table.name, None, MEAN, range="5ns").equals(table.window(None, MEAN, range="5ns"))
+            for fill in ("none", "prev"):
+                mine = session.bars(table.name, None, MEAN, every=3, fill=fill)
+                assert mine.equals(table.bars(None, MEAN, every=3, fill=fill))
             with pytest.raises(NotFound, match="nosuch"):
                 session.last_by("nosuch")
         assert session.sql(f"SELECT count() AS n FROM {table.name}")["n"].to_pylist() == [300]
@@ -86,6 +103,10 @@ def test_refusals_are_typed(table: proxist.Table, connection: proxist.Connection
         table.write(rows(1).drop_columns(["price"]))
     with pytest.raises(InvalidArgument):
         connection.sql("SELEC 1")
+    with pytest.raises(InvalidArgument, match="no column 'cost'"):
+        table.window(None, {"fn": "avg", "value": "cost"}, rows=2)
+    with pytest.raises(InvalidArgument, match="neither `range` nor `rows`"):
+        table.window(None, MEAN)
     with table.writer(producer="p") as writer:
         writer.write(rows(6))
     with pytest.raises(ProducerConflict), table.writer(producer="p", first_seq=1) as again:

@@ -87,11 +87,17 @@ class Checker:
     def __init__(self, reader: HotReader, keys: int, late: int, seed: int) -> None:
         self.reader, self.keys, self.late = reader, keys, late
         self.rng = np.random.default_rng(seed)
+        columns = ("value", "id", "ts", "maybe")
+        self.latest = reader.prepare_last_by(tuple(f"k{k}" for k in range(keys)), columns)
+        self.probed = self.rng.integers(0, keys, 50)
+        self.as_of = reader.prepare_asof(tuple(f"k{k}" for k in self.probed), columns)
 
     def ask(self) -> None:
         """One random question; AssertionError where the answer is wrong."""
-        kind = int(self.rng.integers(0, 5))
-        [self.last_all, self.last_clamped, self.asof, self.scan_tail, self.first][kind]()
+        kinds = [
+            self.last_all, self.last_clamped, self.asof, self.scan_tail, self.first, self.prepared_last, self.prepared_asof,
+        ]  # fmt: skip
+        kinds[int(self.rng.integers(0, len(kinds)))]()
 
     def last_all(self) -> None:
         part = self.reader.run(HotLastBy())
@@ -124,6 +130,35 @@ class Checker:
             if i not in undecided:
                 expected = last_offset(int(keys[i]), int(times[i]), part.end, self.keys, self.late)
                 assert offsets[i] == expected, ("asof", i, offsets[i], expected)
+
+    def prepared_last(self) -> None:
+        self.reader.read(self.latest)
+        if not self.latest.undecided:
+            self.check_prepared(self.latest, range(self.keys), [2**62] * self.keys)
+
+    def prepared_asof(self) -> None:
+        marks = self.reader.marks()
+        times = self.rng.integers(max(0, marks.floor - 1000), marks.end + 100, len(self.probed)) * TIME_STEP
+        times.flags.writeable = False
+        self.reader.read(self.as_of, times)
+        if not self.as_of.undecided:
+            self.check_prepared(self.as_of, self.probed.tolist(), times.tolist())
+
+    def check_prepared(self, prepared: Any, keys: Any, times: list[int]) -> None:
+        """Every array of every row is what the offset says that the row must have; a row's id is its offset."""
+        offsets = [
+            last_offset(key, at, prepared.end, self.keys, self.late) for key, at in zip(keys, times, strict=True)
+        ]
+        found = prepared.slots >= 0
+        assert found.tolist() == [offset is not None for offset in offsets], "prepared: found"
+        wanted = np.array([offset or 0 for offset in offsets])[found]
+        arrays = {name: array[found] for name, array in prepared.arrays.items()}
+        assert np.array_equal(arrays["id"], wanted), ("prepared: id", prepared.end)
+        assert np.array_equal(arrays["value"], wanted * 0.5), "prepared: value"
+        assert np.array_equal(arrays["ts"].view(np.int64), times_of(wanted, self.late)), "prepared: time"
+        has = prepared.valid["maybe"][found]
+        assert np.array_equal(has, wanted % 7 != 0), "prepared: null"
+        assert np.array_equal(arrays["maybe"][has], wanted[has]), "prepared: nullable"
 
     def scan_tail(self) -> None:
         marks = self.reader.marks()

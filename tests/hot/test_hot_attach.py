@@ -85,16 +85,17 @@ def test_the_owners_own_reader_is_never_turned_away_by_eviction() -> None:
     import threading
 
     with new_oracle() as hot:
-        checker, stop, failures = Checker(hot.reader(), KEYS, LATE, 5), threading.Event(), []
+        reader, stop, failures = hot.reader(), threading.Event(), []
 
-        def ask() -> None:
+        def ask(seed: int) -> None:
+            checker = Checker(reader, KEYS, LATE, seed)  # prepared reads are for one thread
             try:
                 while not stop.is_set():
                     checker.ask()
             except BaseException as error:
                 failures.append(error)
 
-        threads = [threading.Thread(target=ask) for _ in range(2)]
+        threads = [threading.Thread(target=ask, args=(seed,)) for seed in range(2)]
         for thread in threads:
             thread.start()
         churn(hot, 1.5, window=3000)

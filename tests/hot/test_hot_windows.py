@@ -18,7 +18,7 @@ from window_model import MOODS, Model, TooLarge, batch_of, make_spec, random_win
 
 from proxist.errors import InvalidArgument
 from proxist.hot.long_windows import BLOCKS_MIN
-from proxist.hot.ops import HotBars, HotWindow, op_from_json
+from proxist.hot.ops import HotBars, HotLastBy, HotWindow, op_from_json
 from proxist.hot.reader import HotReader
 from proxist.hot.summaries import Summaries
 from proxist.hot.windows import bars_rows, window_rows
@@ -296,3 +296,51 @@ def test_summaries_of_blocks_give_what_the_rows_give(late_share: float) -> None:
         reader.close()
     assert len(told) > 500
     assert None not in told
+
+
+PREPARED = (*(Agg(fn, value) for fn in LONG for value in ("price", "size")), Agg("vwap", "price", "size"), Agg("count"))
+
+
+@pytest.mark.parametrize("late_share", [0.0, 0.3])
+def test_a_prepared_window_is_the_last_row_of_the_window(late_share: float) -> None:
+    rng, spec, decided = np.random.default_rng(3), make_spec(seq=True), 0
+    with new_hot_set(spec, block_rows=16, hot_bytes=16 * 2**20) as hot:
+        reader = hot.reader()
+        prepared = [(agg, ns, reader.prepare_window("a", agg, ns)) for agg in PREPARED for ns in (1, 30, 3000)]
+        for _, _, window in prepared:
+            reader.read(window)
+            assert (window.value, window.undecided, window.end) == (None, 0, 0)
+        for turn in range(30):
+            first = hot.appended_end
+            times = np.arange(first, first + 90)
+            late = rng.random(len(times)) < late_share
+            times[late] -= rng.integers(0, 400, int(late.sum()))
+            rows = [Row(first + i, "ab"[i % 3 == 0], int(t), i % 5) for i, t in enumerate(times)]
+            hot.append(batch_of(spec, rows, "money"), first, 0)
+            end = Offset(int(rng.integers(hot.marks().end, hot.appended_end + 1)))  # often below what was appended
+            hot.publish(end)
+            if turn % 3 == 2:
+                hot.set_persisted(end)
+                hot.evict(Offset(int(end * rng.random())))
+            newest = reader.run(HotLastBy(("a",), ()))
+            last = TimeNs(newest.rows.column(1).view(pa.int64())[0].as_py())
+            for agg, ns, window in prepared:
+                reader.read(window)
+                part = reader.run(HotWindow((agg,), ("a",), last, None, ns))
+                assert window.end == end
+                assert window.undecided == int(bool(part.cold) or not part.rows.num_rows)
+                if not window.undecided:
+                    decided += 1
+                    assert window.value == part.rows.column(3)[part.rows.num_rows - 1].as_py(), (agg, ns)
+        reader.close()
+    assert decided > 500
+
+
+def test_an_aggregate_that_cannot_be_prepared_is_refused() -> None:
+    spec = make_spec(seq=False)
+    with new_hot_set(spec) as hot:
+        reader = hot.reader()
+        for agg in (Agg("first", "price"), Agg("sum", "ratio"), Agg("max", "volume")):
+            with pytest.raises(InvalidArgument, match=r"cannot be prepared.*Use the window verb"):
+                reader.prepare_window("a", agg, 5)
+        reader.close()

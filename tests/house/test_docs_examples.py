@@ -63,8 +63,11 @@ def without_tables(cluster: LocalCluster) -> None:
 
 
 @pytest.mark.parametrize("page", [page for page in PAGES if blocks(page, "python")])
-def test_the_python_examples_of_a_page_run_one_after_the_other(page: str, cluster: LocalCluster) -> None:
+def test_the_python_examples_of_a_page_run_one_after_the_other(
+    page: str, cluster: LocalCluster, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     without_tables(cluster)
+    monkeypatch.chdir(tmp_path)
     names: dict[str, Any] = {}
     try:
         for block in blocks(page, "python"):

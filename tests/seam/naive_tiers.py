@@ -91,7 +91,7 @@ class Tiers:
     statements: int = 0
     hot_reads: int = 0
     precise: bool = True
-    """Whether the hot side names the keys that need cold, or says: all."""
+    """Whether the hot side names the keys that need cold, or, of odd shards, says: all."""
     drift: bool = False
     """Whether each hot read is followed by an eviction of all that is persisted, and that by more persisting."""
 
@@ -143,7 +143,7 @@ class Tiers:
         elif isinstance(op, HotWindow | HotBars):
             asked = [r for r in rows if op.keys is None or r.symbol in op.keys]
             need = tuple(sorted(k for k in evicted if op.keys is None or k in op.keys))
-            cold = ColdNeed(need if self.precise or not need else None)
+            cold = ColdNeed(need if self.precise or shard % 2 == 0 or not need else None)
             decided = [] if cold.keys is None else [r for r in asked if r.symbol not in need]
             batch = self.aggregated(decided, op)
         else:
@@ -152,7 +152,7 @@ class Tiers:
             names = tuple(dict.fromkeys(("symbol", "ts", "id", *(op.columns or NAMES[:4]), "_offset")))
             batch = batch_of(found, names, self.table_)
             need = tuple(sorted(k for k in evicted if op.keys is None or k in op.keys))
-            cold = ColdNeed(need if self.precise or not need else None)
+            cold = ColdNeed(need if self.precise or shard % 2 == 0 or not need else None)
         floor, persisted = Offset(state.floor), Offset(state.persisted)
         if self.drift:
             self.move(shard, state.persisted, (state.persisted + state.end + 1) // 2)

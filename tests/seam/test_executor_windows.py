@@ -52,21 +52,48 @@ def rows_of(made: Tiers, keys: Any) -> list[Any]:
     return [row for row in made.rows() if keys is None or row.symbol in keys]
 
 
+def check_window(made: Tiers, verb: dict[str, Any]) -> None:
+    answer = ask(made, {"window": verb})
+    parsed = parse_query({"window": verb}).verb
+    assert isinstance(parsed, Window)
+    own = ["symbol", "ts", "id"] if made.seq else ["symbol", "ts"]
+    assert answer.rows.column_names == [*own, *(agg.name for agg in parsed.aggs)]
+    wanted = naive_windows.windows(rows_of(made, parsed.keys), parsed, lambda row: row.order(made.seq))
+    assert_same(as_lists(answer.rows), [[*(row.value(name) for name in own), *values] for row, values in wanted])
+    check_receipt(made, answer, {"window": verb})
+
+
 @settings(max_examples=100, deadline=None)
 @given(tiers(), st.booleans(), OPTIONAL_KEYS, SOME_AGGS, st.none() | TIMES, st.none() | TIMES, LENGTH)
 def test_a_window_is_of_the_tables_rows(
     made: Tiers, drift: bool, keys: Any, aggs: Any, low: Any, high: Any, length: dict[str, int]
 ) -> None:
     made.drift = drift
-    verb = without_none(table="trades", keys=keys, aggs=aggs, to=high, **{"from": low}, **length)
-    answer = ask(made, {"window": verb})
-    parsed = parse_query({"window": verb}).verb
-    assert isinstance(parsed, Window)
-    own = ["symbol", "ts", "id"] if made.seq else ["symbol", "ts"]
-    assert answer.rows.column_names == [*own, *(agg.name for agg in parsed.aggs)]
-    wanted = naive_windows.windows(rows_of(made, keys), parsed, lambda row: row.order(made.seq))
-    assert_same(as_lists(answer.rows), [[*(row.value(name) for name in own), *values] for row, values in wanted])
-    check_receipt(made, answer, {"window": verb})
+    check_window(made, without_none(table="trades", keys=keys, aggs=aggs, to=high, **{"from": low}, **length))
+
+
+@pytest.mark.parametrize("length", [{"rows": n} for n in (1, 2, 3, 5)] + [{"range": n} for n in (1, 2, 4)], ids=str)
+def test_a_window_reaches_back_over_every_seam(length: dict[str, int]) -> None:
+    """Each floor, each start: what lies before `from` is of the window, on whichever side it is."""
+    times = (0, 1, 1, 3, 2, 5, 4, 4, 7, 6)
+    aggs = [{"fn": "count"}, {"fn": "first", "value": "price"}, {"fn": "sum", "value": "price"}]
+    for floor in range(len(times) + 1):
+        for start in range(9):
+            made = make_tiers()
+            for number, time in enumerate(times):
+                made.write("AB"[number % 4 == 3], time, number % 2, number)
+            made.move(1, floor, floor)
+            check_window(made, {"table": "trades", "aggs": aggs, "from": start, **length})
+
+
+def test_rows_of_shards_that_tie_come_in_the_order_of_their_shards() -> None:
+    for down_to in (0, 4):
+        made = make_tiers(3, precise=False)
+        for number, key in enumerate("ABCDEFGHIJKL"):
+            made.write(key, 1, 1, number)
+        for number in made.shards:
+            made.move(number, down_to, down_to)
+        check_window(made, {"table": "trades", "aggs": [{"fn": "count"}], "rows": 2})
 
 
 @settings(max_examples=100, deadline=None)

@@ -18,6 +18,14 @@ MODES = ("auto", "never", "require")
 _CLOSE_WAIT_S = 5.0
 
 
+class Elsewhere(Exception):
+    """The read is for a query node: `error` says why a shard is not attached; None: it needs history, or is SQL."""
+
+    def __init__(self, error: ProxistError | None) -> None:
+        super().__init__()
+        self.error = error
+
+
 class Attaching:
     """A connection's local reads, made when they are first asked for. Thread-safe.
 

@@ -13,7 +13,7 @@ import pyarrow as pa
 from proxist.auth.outgoing import fixed
 from proxist.client.acks import Ack
 from proxist.client.answer import Answer
-from proxist.client.attach import Attaching
+from proxist.client.attach import Attaching, Elsewhere
 from proxist.client.session import Session
 from proxist.client.table import Table
 from proxist.client.topology import TableMap, Topology, parse_topology
@@ -86,11 +86,24 @@ class Connection(Verbs):
     def query(self, query: dict[str, Any], probes: pa.RecordBatch | None = None) -> Answer:
         """Any JSON query of the public surface; `probes` are the rows of `left: {"probe": true}`."""
         local = self.attaching.reads()
-        if local is not None:
-            with query_span(query, self.uri):
-                answer = local.answer(query, probes, self._timeout_s)
-            if answer is not None:
-                return answer
+        if local is None:
+            return self._ask(query, probes)
+        deadline_s = time.monotonic() + self._read_retry_s
+        while True:
+            try:
+                with query_span(query, self.uri):
+                    return local.answer(query, probes, self._timeout_s)
+            except Elsewhere as elsewhere:
+                owner_is_away = elsewhere.error is not None
+            try:
+                return self._ask(query, probes)
+            except Unavailable:  # an owner that is being replaced is attached or answers again in a moment
+                if not owner_is_away or time.monotonic() > deadline_s:
+                    raise
+            time.sleep(_BACKOFF_S)
+
+    def _ask(self, query: dict[str, Any], probes: pa.RecordBatch | None) -> Answer:
+        """Over Flight."""
         if probes is not None:
             return self._read(lambda: self._session_for_probes().query(query, probes))
         with query_span(query, self.uri):

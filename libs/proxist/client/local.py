@@ -10,6 +10,8 @@ from typing import Any
 import pyarrow as pa
 
 from proxist.client.answer import Answer
+from proxist.client.attach import Elsewhere
+from proxist.client.quick import Quick
 from proxist.client.topology import ShardPlace, Topology
 from proxist.errors import (
     DeadlineExceeded,
@@ -32,30 +34,26 @@ AWAY_S = 0.5
 """A shard that could not be attached is asked for over Flight this long before it is tried again."""
 
 
-class Elsewhere(Exception):
-    """The query is for a query node: `error` says why the shard is not attached; None: it needs history."""
-
-    def __init__(self, error: ProxistError | None) -> None:
-        super().__init__()
-        self.error = error
-
-
 class LocalReads:
     """Thread-safe."""
 
     def __init__(self, topology: Callable[..., Topology], token: str | None, *, required: bool) -> None:
         self._required = required
         self.host = Host(topology, token)
+        self._quick = Quick(topology, self.host)
 
-    def answer(self, query: Mapping[str, Any], probes: pa.RecordBatch | None, timeout_s: float) -> Answer | None:
-        """The answer from RAM; None where a query node must be asked.
+    def answer(self, query: Mapping[str, Any], probes: pa.RecordBatch | None, timeout_s: float) -> Answer:
+        """The answer from RAM. Raises Elsewhere where a query node must be asked.
 
         Raises what the query's rules ask for (NotFound, Stale, TokenLost, InvalidArgument, DeadlineExceeded), and where
         attaching is required the reason why a shard cannot be.
         """
+        quick = self._quick.answer(query) if probes is None else None
+        if quick is not None:
+            return quick
         parsed = parse_query(query)
         if isinstance(parsed.verb, Sql) or parsed.hot_path == "flight":
-            return None
+            raise Elsewhere(None)
         deadline_s = time.monotonic() + timeout_s
 
         def step() -> None:
@@ -68,7 +66,7 @@ class LocalReads:
             found = Executor(self.host, self.host, _History(), step=step).run(parsed, "", sent)
         except Elsewhere as elsewhere:
             self.check(elsewhere)
-            return None
+            raise
         return Answer(found.rows, found.receipt.to_json())
 
     def check(self, elsewhere: Elsewhere) -> None:
@@ -137,6 +135,10 @@ class Host:
             self._attached.drop(shard, reader)
             reader = self._attached.reader(path, shard)
         return reader
+
+    def epoch(self, shard: ShardId) -> int:
+        """Of the owner that is attached now; 0 where none is."""
+        return self._attached.epoch(shard)
 
     def try_attached(self, shard: ShardId, read: Callable[[str], Any]) -> Any:
         """`read` with the owner's attach socket; once more where the owner has moved. Raises Elsewhere."""

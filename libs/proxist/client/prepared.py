@@ -3,7 +3,7 @@ owners are attached. Where they are not, or RAM does not suffice, the same read 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -12,6 +12,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from proxist.client.answer import Answer
+from proxist.client.attach import Elsewhere
 from proxist.errors import InvalidArgument, Unavailable
 from proxist.model.ids import ShardId
 from proxist.model.table import Table, TableSpec
@@ -21,11 +22,12 @@ from proxist.model.types import numpy_type
 if TYPE_CHECKING:
     from proxist.client.connection import Connection
     from proxist.client.local import Host, LocalReads
-    from proxist.hot.prepared import Prepared
+    from proxist.hot import prepared as engine
     from proxist.hot.reader import HotReader
 
+    Prepared = engine.PreparedLastBy | engine.PreparedAsof
+
 Array = npt.NDArray[Any]
-Make = Callable[["HotReader", tuple[str, ...], tuple[str, ...]], "Prepared"]
 
 
 class PreparedRead:
@@ -79,8 +81,6 @@ class PreparedRead:
 
     def _read_local(self, local: LocalReads, *times: npt.NDArray[np.int64]) -> bool:
         """Whether attached owners answered all of it."""
-        from proxist.client.local import Elsewhere
-
         if self._parts is None:
             self._parts = self._split(self._connection.table_map(self.table, fresh=False).table)
         try:
@@ -137,8 +137,7 @@ class PreparedAsof(PreparedRead):
 
     def __init__(self, *base: Any, direction: str, tolerance_ns: int | None, allow_exact: bool) -> None:
         super().__init__(*base)
-        self._rule = {"direction": direction, "allow_exact": allow_exact}
-        self._tolerance_ns = tolerance_ns
+        self._direction, self._tolerance_ns, self._allow_exact = direction, tolerance_ns, allow_exact
 
     def read(self, times: Any) -> int:
         """Read the row of keys[i] as of times[i] (datetime64 or int64 nanoseconds); how many have one. Raises as
@@ -149,9 +148,9 @@ class PreparedAsof(PreparedRead):
         return reader.prepare_asof(
             keys,
             self.columns,
-            direction=str(self._rule["direction"]),
-            allow_exact=bool(self._rule["allow_exact"]),
+            direction=self._direction,
             tolerance_ns=self._tolerance_ns,
+            allow_exact=self._allow_exact,
         )
 
     def _ask(self, *times: npt.NDArray[np.int64]) -> None:
@@ -159,7 +158,14 @@ class PreparedAsof(PreparedRead):
         stamps = pa.array(times[0]).cast(pa.timestamp("ns", tz="UTC"))
         probes = pa.table({spec.key: pa.array(self.keys, pa.string()), spec.time: stamps})
         wanted = list(dict.fromkeys((*self.columns, spec.time)))
-        answer = self._connection.asof(probes, self.table, wanted, tolerance=self._tolerance_ns, **self._rule)
+        answer = self._connection.asof(
+            probes,
+            self.table,
+            wanted,
+            direction=self._direction,
+            tolerance=self._tolerance_ns,
+            allow_exact=self._allow_exact,
+        )
         shown = dict(zip(wanted, answer.column_names[2:], strict=True))
         self.found[:] = answer.column(shown[spec.time]).is_valid().to_numpy()
         for name in self.columns:

@@ -30,6 +30,7 @@ from numba import types
 from numba.extending import intrinsic
 
 _config: Any = numba.config
+_njit: Any = numba.njit  # its stub does not know `_nrt`
 JIT = not _config.DISABLE_JIT
 
 i64, f64 = types.int64, types.float64
@@ -53,12 +54,12 @@ def kernel(signature: Any) -> Callable[[Callable[..., Any]], Callable[..., Any]]
     Kernels and their parts allocate nothing (scratch comes from the caller), so they are compiled without numba's
     reference counts: an atomic pair per array and call, which cost more than the searches themselves.
     """
-    return numba.njit(signature, nogil=True, cache=True, _nrt=False)
+    return _njit(signature, nogil=True, cache=True, _nrt=False)
 
 
 def part(function: Callable[..., Any]) -> Callable[..., Any]:
     """A function that only kernels call; it allocates nothing."""
-    return numba.njit(nogil=True, _nrt=False, forceinline=True)(function)
+    return _njit(nogil=True, _nrt=False, forceinline=True)(function)
 
 
 @intrinsic

@@ -12,6 +12,7 @@ from proxist.hot.jit import f64, f64r, f64w, i64, i64r, i64w, kernel, u8r
 from proxist.hot.words import INT64_MAX, INT64_MIN
 
 Array = Any
+_INFINITY = 0x7FF << 52
 
 
 @kernel(i64(i64r, i64r, i64, i64, i64, i64, i64w, i64w))
@@ -87,6 +88,22 @@ def present(valid: Array, lo: Array, hi: Array, first: Array, last: Array, count
         counts[i] = count - entered
         first[i] = at if at < hi[i] else -1
         last[i] = newest if newest >= lo[i] else -1
+    return 0
+
+
+@kernel(i64(i64r, i64, i64w))
+def ranks_of_doubles(bits: Array, largest: int, out: Array) -> int:
+    """int64 in the order of doubles (`largest` 1: in the opposite); -0.0 is 0.0, NaN comes last either way."""
+    for i in range(bits.size):
+        rank = bits[i]
+        if (rank & INT64_MAX) > _INFINITY:
+            out[i] = INT64_MAX
+            continue
+        if rank == INT64_MIN:
+            rank = 0
+        elif rank < 0:
+            rank ^= INT64_MAX
+        out[i] = ~rank if largest == 1 else rank
     return 0
 
 

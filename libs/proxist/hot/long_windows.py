@@ -8,7 +8,7 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
-from proxist.hot.aggregates import avg_answer, integer_sums_answer, vwap_answer
+from proxist.hot.aggregates import avg_answer, integer_sums_answer, plain_array, vwap_answer
 from proxist.hot.arena import Views
 from proxist.hot.kernels import summary as kernels
 from proxist.hot.layout import Layout
@@ -53,8 +53,6 @@ class LongWindows:
 
     def compute(self, op: HotWindow, ends: KeyRows, seam: int, end: int) -> list[LongColumn] | None:
         """Per aggregate; `ends` are the rows that windows end with. None where summaries do not tell."""
-        if len(ends.slots) > ROWS_MAX:
-            return None
         known: dict[Question, Found] = {}
         columns = []
         for agg in op.aggs:
@@ -105,7 +103,7 @@ class LongWindows:
     def _array(self, agg: Agg, column: LongColumn) -> pa.Array:
         found, counts = column.found, column.found.counts
         if agg.fn == "count":
-            return pa.array(counts.view(np.uint64))
+            return plain_array(counts.view(np.uint64), None)
         if column.column is not None:
             return column.column
         if agg.fn == "avg":
@@ -113,7 +111,7 @@ class LongWindows:
         if agg.fn == "vwap":
             return vwap_answer(found.sums, found.weights, counts)
         if agg.fn == "stddev":
-            return pa.array(found.sums, mask=counts < 2)
+            return plain_array(found.sums, counts < 2)
         if pa.types.is_integer(self._layout.spec.column(str(agg.value)).type):
             return integer_sums_answer(agg, found.cells, counts, found.too_large, unsigned=False)
-        return pa.array(found.sums, mask=counts == 0)
+        return plain_array(found.sums, counts == 0)

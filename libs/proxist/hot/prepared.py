@@ -6,7 +6,8 @@ rows there are, `valid` where a nullable column has a value, and cells without o
 
 from __future__ import annotations
 
-from typing import Any
+from dataclasses import dataclass
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -41,6 +42,40 @@ def _dtype_of(spec: TableSpec, name: str) -> np.dtype[Any]:
     return dtype
 
 
+class Told(NamedTuple):
+    """What a read was made of: rows with offset in [seam, end), and boundary rows."""
+
+    end: Offset
+    seam: Offset
+
+
+@dataclass(frozen=True, slots=True)
+class Shape:
+    """How an output is laid out; it holds no memory of the hot set."""
+
+    count: int
+    columns: tuple[tuple[str, np.dtype[Any]], ...]
+    nullable: tuple[str, ...]
+    starts: tuple[int, ...]
+    """First byte of each column, then of each nullable one's validity."""
+
+    @staticmethod
+    def of(spec: TableSpec, columns: tuple[str, ...], plan: Ints, count: int) -> Shape:
+        typed = tuple((name, _dtype_of(spec, name)) for name in columns)
+        nullable = tuple(name for name in columns if spec.column(name).nullable)
+        return Shape(count, typed, nullable, tuple(plan[F_OUT::F_WORDS].tolist()))
+
+    def views(self, out: Ints) -> tuple[dict[str, npt.NDArray[Any]], dict[str, npt.NDArray[np.bool_]]]:
+        """(arrays, valid) on an output, or on a copy of one."""
+        cells, first = out.view(np.uint8), len(self.columns)
+
+        def column(c: int, dtype: np.dtype[Any]) -> npt.NDArray[Any]:
+            return cells[self.starts[c] : self.starts[c] + self.count * dtype.itemsize].view(dtype)
+
+        arrays = {name: column(c, dtype) for c, (name, dtype) in enumerate(self.columns)}
+        return arrays, {name: column(first + c, np.dtype(np.bool_)) for c, name in enumerate(self.nullable)}
+
+
 class Prepared:
     """What both kinds have in common: codes, output, and where the answer stood."""
 
@@ -61,14 +96,14 @@ class Prepared:
         self._outputs = (out.view(np.uint8), out.view(np.uint16), out.view(np.int32), out)
         self.slots, self._versions = np.full(len(names), -1, np.int64), np.zeros(len(names), np.int64)
         self.told = np.zeros(kernels.T_WORDS, np.int64)
-        self.arrays = {name: self._column(c, _dtype_of(layout.spec, name)) for c, name in enumerate(columns)}
-        nullable = [name for name in columns if layout.spec.column(name).nullable]
-        self.valid = {name: self._column(len(columns) + c, np.dtype(np.bool_)) for c, name in enumerate(nullable)}
+        self.shape = Shape.of(layout.spec, columns, self._plan, len(names))
+        self.arrays, self.valid = self.shape.views(out)
         self._encode()
 
-    def _column(self, c: int, dtype: np.dtype[Any]) -> npt.NDArray[Any]:
-        start = int(self._plan[c * F_WORDS + F_OUT])
-        return self._outputs[0][start : start + len(self._names) * dtype.itemsize].view(dtype)
+    def copied(self) -> tuple[Ints, Ints, Told]:
+        """(output for `shape.views`, slots: -1 where there is no row, what it was made of) of the last read."""
+        end, seam = self.told[kernels.T_END], self.told[kernels.T_FLOOR]
+        return self._outputs[3].copy(), self.slots.copy(), Told(Offset(int(end)), Offset(int(seam)))
 
     def _encode(self) -> None:
         """Codes of the keys; those that the shard has not seen yet are looked up again when it has seen more."""

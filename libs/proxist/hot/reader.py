@@ -24,7 +24,9 @@ from proxist.hot.operators import Operators
 from proxist.hot.ops import HotOp, HotPart, Marks, Probes
 from proxist.hot.pins import Pins
 from proxist.hot.prepared import PreparedAsof, PreparedLastBy
+from proxist.hot.prepared_window import PreparedWindow
 from proxist.model.ids import Epoch, Offset, ShardId, TimeNs
+from proxist.model.query import Agg
 from proxist.model.table import TableSpec
 
 TRIES = 8
@@ -118,7 +120,13 @@ class HotReader:
         base = self._prepare(keys, columns)
         return PreparedAsof(*base, direction=direction, tolerance_ns=tolerance_ns, allow_exact=allow_exact)
 
-    def read(self, prepared: PreparedLastBy | PreparedAsof, *times: npt.NDArray[np.int64]) -> None:
+    def prepare_window(self, key: str, agg: Agg, range_ns: int) -> PreparedWindow:
+        """The aggregate over the rows of `key` with time in (t - range_ns, t], t being its last row's, for `read`. Raises
+        InvalidArgument for an aggregate that cannot be prepared, Unavailable as `run` does."""
+        layout, views, L, keys, page, *_ = self._prepare((), ())
+        return PreparedWindow(layout, views, L, keys, page, key, agg, range_ns)
+
+    def read(self, prepared: PreparedLastBy | PreparedAsof | PreparedWindow, *times: npt.NDArray[np.int64]) -> None:
         """Read as of one instant into the arrays of `prepared`, which is for one thread at a time; an as-of's `times`
         are read-only. Where it raises Unavailable (as `run` does) the arrays hold anything."""
         for tried in range(TRIES):

@@ -54,6 +54,7 @@ from proxist.hot.kernels_summary import (
 from proxist.hot.kernels_sums import A_LIMBS, LIMB_BITS, SPARE_LIMBS
 from proxist.hot.layout import Layout
 from proxist.model.query import Agg
+from proxist.model.table import TableSpec
 
 Ints = npt.NDArray[np.int64]
 BYTES_MAX = 64 * 2**20
@@ -73,6 +74,25 @@ class Question:
     y: str | None = None
 
 
+def question_of(agg: Agg, spec: TableSpec) -> Question | None:
+    """The question that answers this aggregate of a window; None where summaries do not have it."""
+    if agg.fn not in _MODES:
+        return None
+    if agg.fn == "count" and (agg.value is None or not spec.column(agg.value).nullable):
+        return Question(ROWS)
+    mode = _MODES[agg.fn]
+    names = (name for name in (agg.value, agg.weight) if name is not None)
+    usable = all(_is_usable(spec.column(name).type, mode) for name in names)
+    return Question(mode, agg.value, agg.weight) if usable else None
+
+
+def _is_usable(type_: pa.DataType, mode: int) -> bool:
+    """Whether the kernels read such cells: doubles and int64; for smallest and largest all of 64 bits with a sign."""
+    if pa.types.is_float64(type_) or pa.types.is_int64(type_):
+        return True
+    return mode >= SMALLEST and bool(pa.types.is_temporal(type_)) and type_.bit_width == 64
+
+
 @dataclass(slots=True, eq=False)
 class Found:
     """Per window, as `kernels_summary.windows` says."""
@@ -83,6 +103,11 @@ class Found:
     counts: Ints
     too_large: int = 0
 
+    @staticmethod
+    def of(count: int) -> Found:
+        """Room for so many windows."""
+        return Found(np.empty(count), np.empty(count), np.empty(count, np.int64), np.empty(count, np.int64))
+
 
 class Summaries:
     """All series of one reader."""
@@ -91,33 +116,21 @@ class Summaries:
         self._layout, self._views, self._L = layout, views, kernel_layout
         self._lock = threading.Lock()
         """Guards the series and what they hold."""
-        self._series: OrderedDict[tuple[int, Question], _Series] = OrderedDict()
+        self._series: OrderedDict[tuple[int, Question], Series] = OrderedDict()
         self._bytes = 0
         self._refused: set[Question] = set()
 
     def question(self, agg: Agg) -> Question | None:
         """What to ask for this aggregate of a window; None where summaries do not have it."""
-        if agg.fn not in _MODES:
-            return None
-        if agg.fn == "count" and (agg.value is None or not self._layout.spec.column(agg.value).nullable):
-            return Question(ROWS)
-        question = Question(_MODES[agg.fn], agg.value, agg.weight)
-        usable = all(self._is_usable(name, question.mode) for name in (agg.value, agg.weight) if name is not None)
-        return question if usable and question not in self._refused else None
-
-    def _is_usable(self, name: str, mode: int) -> bool:
-        """Whether the kernels read the column: doubles and int64; for smallest and largest all of 64 bits with a sign."""
-        type_ = self._layout.spec.column(name).type
-        if pa.types.is_float64(type_) or pa.types.is_int64(type_):
-            return True
-        return mode >= SMALLEST and bool(pa.types.is_temporal(type_)) and type_.bit_width == 64
+        question = question_of(agg, self._layout.spec)
+        return None if question in self._refused else question
 
     def windows(self, question: Question, code: int, slots: Ints, range_ns: int, seam: int, end: int) -> Found | None:
         """Windows that end with the rows at `slots` of the key; None where summaries cannot tell, now or ever."""
         with self._lock:
             series = self._series.get((code, question))
             if series is None:
-                series = self._series[code, question] = _Series(self._layout, self._views, self._L, code, question)
+                series = self._series[code, question] = Series(self._layout, self._views, self._L, code, question)
             self._series.move_to_end((code, question))
             before = series.bytes
             found = series.windows(slots, range_ns, seam, end) if series.extend(seam) else None
@@ -134,40 +147,44 @@ class Summaries:
         self._bytes -= self._series.pop(name).bytes
 
 
-class _Series:
+class Series:
     """One key's tree for one question."""
 
     def __init__(self, layout: Layout, views: Views, L: Ints, code: int, question: Question) -> None:
         self._layout, self._views, self._L, self._question = layout, views, L, question
         self._known = self._capacity = 0
+        self._last = 0, 0
+        """Where the header of the last known block is, and its generation."""
         self.outside = False
         """A value was out of the accumulators' range."""
         self._what = np.zeros(S_WORDS, np.int64)
         self._what[S_MODE], self._what[S_KEY] = question.mode, code
+        self._tail_at, self._tail = int(L[w.L_TAIL]) + code, 0
         self._tree = self._acc = self._digits = self._wide = np.zeros(0, np.int64)
 
     @property
     def bytes(self) -> int:
         return self._tree.nbytes
 
-    def windows(self, slots: Ints, range_ns: int, seam: int, end: int) -> Found | None:
-        count = len(slots)
-        sums, weights = np.empty(count), np.empty(count)
-        cells, counts = np.empty(count, np.int64), np.empty(count, np.int64)
-        v = self._views
+    def windows(self, slots: Ints, range_ns: int, seam: int, end: int, into: Found | None = None) -> Found | None:
+        """Windows that end with the rows at `slots`, written to `into` where that is given; None: out of range."""
+        out, v = Found.of(len(slots)) if into is None else into, self._views
         result = int(
             kernels.windows(
                 v.mem8, v.mem, self._L, self._what, self._tree, self._known, slots, range_ns, seam, end,
-                self._acc, self._digits, self._wide, sums, weights, cells, counts,
+                self._acc, self._digits, self._wide, out.sums, out.weights, out.cells, out.counts,
             )
         )  # fmt: skip
-        self.outside = result == OUTSIDE
-        return None if self.outside else Found(sums, weights, cells, counts, result)
+        self.outside, out.too_large = result == OUTSIDE, max(result, 0)
+        return None if self.outside else out
 
     def extend(self, seam: int) -> bool:
         """Take in the blocks that were finished since; false where they were freed meanwhile or are out of range."""
         if self._known and not self._alive():
             self._known = 0  # all of it was evicted; the key's ordinals may have begun again
+        tail = self._views.mem.item(self._tail_at)
+        if self._known and tail == self._tail:
+            return True  # no block was finished since
         known = int(self._what[S_ORDINAL]) + self._known - 1 if self._known else -1
         blocks = generations = np.empty(4, np.int64)
         found, mem = len(blocks) + 1, self._views.mem
@@ -188,15 +205,15 @@ class _Series:
             )
         )
         self.outside = result == OUTSIDE
-        if result == 0:
-            self._known += max(found - 1, 0)
+        if result == 0 and found > 1:
+            self._known += found - 1
+            self._last = int(self._L[w.L_HEADERS]) + int(blocks[1]) * w.SHARED_STRIDE, int(generations[1])
+            self._tail = tail if int(blocks[0]) == tail - 1 else 0
         return result == 0
 
     def _alive(self) -> bool:
-        last = self._known - 1
-        block, generation = (int(self._tree[self._what[at] + last]) for at in (S_BLOCK, S_GEN))
-        head = int(self._L[w.L_HEADERS]) + block * w.SHARED_STRIDE
-        return int(self._views.mem[head + w.B_GEN]) == generation
+        head, generation = self._last
+        return bool(self._views.mem.item(head + w.B_GEN) == generation)
 
     def _begin(self, blocks: Ints) -> None:
         what, question, names = self._what, self._question, {n: r.first_cell for n, r in self._layout.regions.items()}

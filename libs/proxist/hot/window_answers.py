@@ -12,7 +12,7 @@ from proxist.hot import words as w
 from proxist.hot.aggregates import Aggregator, input_columns
 from proxist.hot.arena import Views
 from proxist.hot.layout import Layout
-from proxist.hot.long_windows import LongWindows
+from proxist.hot.long_windows import ROWS_MAX, LongWindows
 from proxist.hot.ops import OFFSET_COLUMN, HotBars, HotWindow
 from proxist.hot.outgoing import GatherPlan
 from proxist.hot.window_reads import KeyRows, WindowReads
@@ -28,6 +28,7 @@ from proxist.model.query import Agg
 
 Ints = npt.NDArray[np.int64]
 _PLANS_MAX = 256
+_STRINGS_BYTES_MAX = 2**31
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -80,7 +81,7 @@ class WindowAnswers:
         self, op: HotWindow, plan: _Plan, codes: Ints, seam: int, end: int
     ) -> tuple[pa.RecordBatch, Ints] | None:
         """As `rows`, from summaries of blocks; None where they are of no use, or where the owner moved on."""
-        found = self._reads.ends(op, codes, seam, end)
+        found = self._reads.ends(op, codes, seam, end, ROWS_MAX)
         columns = None if found is None else self._long.compute(op, found, seam, end)
         if found is None or columns is None:
             return None
@@ -111,8 +112,8 @@ class WindowAnswers:
         return GatherPlan(self._layout, self._views, self._L, names, unmatched=False)
 
     def _named(self, op: HotWindow | HotBars, plan: _Plan, slots: Ints) -> pa.RecordBatch | None:
-        one = op.keys is not None and len(op.keys) == 1
-        return plan.named.gather(slots, pa.repeat(op.keys[0], len(slots)) if one and op.keys is not None else None)
+        known = repeated(op.keys[0], len(slots)) if op.keys is not None and len(op.keys) == 1 else None
+        return plan.named.gather(slots, known)
 
     def _window(self, op: HotWindow, plan: _Plan, found: KeyRows, inputs: pa.RecordBatch) -> pa.RecordBatch | None:
         spans = window_spans(op, _times(inputs), found.groups)
@@ -137,3 +138,12 @@ class WindowAnswers:
 def _times(inputs: pa.RecordBatch) -> Ints:
     times: Ints = inputs.column(0).view(pa.int64()).to_numpy()
     return times
+
+
+def repeated(text: str, count: int) -> pa.Array | None:
+    """A string, again and again; faster than pa.repeat. None where it would pass 2 GiB."""
+    data = text.encode()
+    if count * len(data) >= _STRINGS_BYTES_MAX:
+        return None
+    offsets = np.multiply(np.arange(count + 1, dtype=np.int32), np.int32(len(data)))
+    return pa.Array.from_buffers(pa.string(), count, [None, pa.py_buffer(offsets), pa.py_buffer(data * count)], 0)

@@ -50,14 +50,14 @@ class WindowReads:
             return None if slots is None else self._grouped(slots, cold)
         return self._with_rows_before(self._grouped(slots, cold), op.rows - 1, start, last, seam, end)
 
-    def ends(self, op: HotWindow, codes: Ints, seam: int, end: int) -> KeyRows | None:
-        """As `find` for a window by range, but only the rows that make output."""
+    def ends(self, op: HotWindow, codes: Ints, seam: int, end: int, rows_max: int) -> KeyRows | None:
+        """As `find` for a window by range, but only the rows that make output; None also where they are more."""
         start, last = asked_times(op)
         cold = self._evicted_since(first_time(op), codes)
         if cold is None or last < start or end <= seam:
             return None
         codes = codes[~np.isin(codes, cold)] if len(cold) else codes
-        slots = self._scan(codes, start, last, seam, end)
+        slots = self._scan(codes, start, last, seam, end, rows_max)
         return None if slots is None else self._grouped(slots, cold)
 
     def _evicted_since(self, start: int, codes: Ints) -> Ints | None:
@@ -67,12 +67,14 @@ class WindowReads:
         count = int(reading.cold_for_range(self._mem, self._L, codes, start, cold))
         return None if count < 0 else cold[:count]
 
-    def _scan(self, codes: Ints, start: int, last: int, seam: int, end: int) -> Ints | None:
+    def _scan(
+        self, codes: Ints, start: int, last: int, seam: int, end: int, rows_max: int | None = None
+    ) -> Ints | None:
         backwards, stats = (
             np.ascontiguousarray(codes[::-1]),
             np.zeros(2, np.int64),
         )  # the kernel fills its room from the end
-        for size in (min(end - seam, _FIRST_ROOM), end - seam):
+        for size in (min(end - seam, _FIRST_ROOM), end - seam) if rows_max is None else (rows_max,):
             room = np.empty(size, np.int64)
             found = int(reading.scan(self._mem, self._L, backwards, start, last, seam, end, room, stats))
             if found <= size:

@@ -18,7 +18,7 @@ from proxist.auth import outgoing
 from proxist.errors import InternalError, ProxistError, Unavailable, from_json
 from proxist.hot.ops import HotOp, HotPart, Probes
 from proxist.hot.reader import HotReader
-from proxist.model.ids import Offset, ShardId
+from proxist.model.ids import Epoch, Offset, ShardId
 from proxist.rpc.status import to_proxist
 
 _PACKET_BYTES_MAX = 1 << 16
@@ -75,6 +75,12 @@ class Attached:
         """What is attached now."""
         with self._lock:
             return tuple(sorted(self._readers))
+
+    def epoch(self, shard: ShardId) -> Epoch:
+        """Of the owner whose memory is attached; 0 where none is."""
+        with self._lock:
+            reader = self._readers.get(shard)
+        return Epoch(0) if reader is None else reader.epoch
 
     @property
     def retry_count(self) -> int:

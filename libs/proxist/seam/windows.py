@@ -12,7 +12,7 @@ from proxist.errors import InvalidArgument
 from proxist.hot.ops import OFFSET_COLUMN, HotBars, HotOp, HotScan, HotWindow
 from proxist.hot.windows import bars_rows, bars_schema, first_time, input_columns, window_rows, window_schema
 from proxist.model.ids import Offset, TimeNs
-from proxist.model.query import Bars, Window
+from proxist.model.query import Agg, Bars, Window
 from proxist.model.table import HIDDEN_COLUMNS, Table
 from proxist.seam import order
 from proxist.seam.columns import Columns, columns_of
@@ -23,6 +23,18 @@ from proxist.seam.sources import ColdScan
 
 Keys = tuple[str, ...] | None
 """None: every key."""
+_KNOWN_MAX = 1024
+
+
+@dataclass(frozen=True, slots=True)
+class Shape:
+    """What a table and the aggregates decide, whatever the keys and times."""
+
+    columns: Columns
+    """What rows of both sides carry: key, time, seq, the aggregated columns, `_offset`."""
+    part: pa.Schema
+    """Of a part of the answer: key, time, of a window seq where there is one, the aggregates, of a window `_offset`."""
+    answer: pa.Schema
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,40 +44,29 @@ class Windows:
     verb: Window | Bars
     op: HotWindow | HotBars
     """For every key and the newest end."""
-    columns: Columns
-    """What rows of both sides carry: key, time, seq, the aggregated columns, `_offset`."""
-    schema: pa.Schema
-    """Of a part of the answer: key, time, of a window seq where there is one, the aggregates, of a window `_offset`."""
+    shape: Shape
 
     @staticmethod
     def of(verb: Window | Bars, table: Table) -> Windows:
         """Raises InvalidArgument for a column that the table has not or whose type cannot be aggregated so, and for a name
         that the answer has already."""
-        spec = table.spec
         op: HotWindow | HotBars
         if isinstance(verb, Bars):
             op = HotBars(verb.aggs, verb.every_ns, None, verb.from_ns, verb.to_ns)
-            schema = bars_schema(spec, op)
         else:
             op = HotWindow(verb.aggs, None, verb.from_ns, verb.to_ns, verb.range_ns, verb.rows)
-            schema = window_schema(spec, op)
-        for agg in verb.aggs:
-            if agg.name in (spec.key, *spec.order, *HIDDEN_COLUMNS):
-                raise InvalidArgument(
-                    f"An aggregate is named {agg.name!r}, as another column of the answer or a hidden one is. "
-                    'Name it otherwise with "as".'
-                )
-        return Windows(verb, op, columns_of(table, input_columns(verb.aggs)), schema)
+        # By identity, as in columns_of: the entry keeps its table.
+        place = (id(table), type(verb), verb.aggs, isinstance(verb, Bars) and verb.fill != "none")
+        known = _known.get(place)
+        if known is None:
+            if len(_known) >= _KNOWN_MAX:
+                _known.clear()
+            known = _known[place] = _shape_of(table, op, filled=place[-1])
+        return Windows(verb, op, known)
 
     @property
-    def answer_schema(self) -> pa.Schema:
-        """Aggregates of filled bars may be null."""
-        if isinstance(self.verb, Window):
-            return self.schema.remove(self.schema.get_field_index(OFFSET_COLUMN))
-        if self.verb.fill == "none":
-            return self.schema
-        named = len(self.schema) - len(self.verb.aggs)
-        return pa.schema([field.with_nullable(field.nullable or at >= named) for at, field in enumerate(self.schema)])
+    def columns(self) -> Columns:
+        return self.shape.columns
 
     def hot_op(self, keys: Keys) -> Callable[[Offset | None], HotOp]:
         return lambda end: replace(self.op, keys=keys, end=end)
@@ -91,7 +92,8 @@ class Windows:
 
     def of_part(self, read: ShardPart) -> pa.Table:
         """An owner's answer, in order."""
-        return pa.Table.from_arrays([read.part.rows.column(name) for name in self.schema.names], schema=self.schema)
+        schema = self.shape.part
+        return pa.Table.from_arrays([read.part.rows.column(name) for name in schema.names], schema=schema)
 
     def of_rows(self, rows: pa.Table) -> pa.Table:
         """What an owner would answer that had just these rows (with `columns.carried`, in any order), in order."""
@@ -107,14 +109,12 @@ class Windows:
 
     def answer(self, parts: list[pa.Table]) -> pa.Table:
         """The parts as one: a window ascending by (time, seq, offset, shard), bars by (start, key) and filled."""
-        rows = parts[0] if len(parts) == 1 else self._ordered(pa.concat_tables([self.schema.empty_table(), *parts]))
+        rows = parts[0] if len(parts) == 1 else self._ordered(pa.concat_tables([self.shape.part.empty_table(), *parts]))
         if isinstance(self.verb, Window):
             return rows.drop_columns([OFFSET_COLUMN])
-        return (
-            rows
-            if self.verb.fill == "none"
-            else filled(rows.cast(self.answer_schema), self.verb, self.columns.table.spec)
-        )
+        if self.verb.fill == "none":
+            return rows
+        return filled(rows.cast(self.shape.answer), self.verb, self.columns.table.spec)
 
     def _ordered(self, rows: pa.Table) -> pa.Table:
         table = self.columns.table
@@ -123,6 +123,24 @@ class Windows:
         shards = shards_of_rows(table, rows.column(table.spec.key)) if len(table.shard_ids) > 1 else None
         indices = order.scan_order(order.ranks_of(rows, table.spec), shards)
         return rows if indices is None else rows.take(indices)
+
+
+_known: dict[tuple[int, type, tuple[Agg, ...], bool], Shape] = {}
+
+
+def _shape_of(table: Table, op: HotWindow | HotBars, *, filled: bool) -> Shape:
+    spec = table.spec
+    part = bars_schema(spec, op) if isinstance(op, HotBars) else window_schema(spec, op)
+    for agg in op.aggs:
+        if agg.name in (spec.key, *spec.order, *HIDDEN_COLUMNS):
+            raise InvalidArgument(
+                f"An aggregate is named {agg.name!r}, as another column of the answer or a hidden one is. "
+                'Name it otherwise with "as".'
+            )
+    names = {agg.name for agg in op.aggs}
+    fields = [field.with_nullable(True) if filled and field.name in names else field for field in part]
+    answer = pa.schema([field for field in fields if field.name != OFFSET_COLUMN])
+    return Shape(columns_of(table, input_columns(op.aggs)), part, answer)
 
 
 def _whole(column: pa.ChunkedArray) -> pa.Array:

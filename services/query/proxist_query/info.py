@@ -40,7 +40,7 @@ def describe(runner: Runner, query: Query, caller: Caller) -> Described:
         return Described(schema, _owner(runner, query, caller, {verb.table: verb.keys}))
     if isinstance(verb, Window | Bars):
         table = runner.seen_by(caller).table(caller.tenant(), verb.table)
-        schema = Windows.of(verb, table).answer_schema
+        schema = Windows.of(verb, table).shape.answer
         return Described(schema, _owner(runner, query, caller, {verb.table: verb.keys}))
     if isinstance(verb, Asof):
         return _asof(runner, query, verb, caller)
