@@ -32,10 +32,13 @@ from benchmarks.report import Report
 from proxist.testing.cluster import LocalCluster
 
 SIZES = {"smallest": SMALLEST, "short": SHORT, "full": FULL}
-PARTS = (
-    "floors", "engine", "windows", "peers", "scale", "memory", "starts", "doors", "ingest", "lag", "soak", "questdb", "split",
-    "telemetry",
-)  # fmt: skip
+EXPECTED_S = {
+    "floors": (10, 20), "engine": (10, 90), "windows": (15, 120), "peers": (25, 400), "scale": (25, 400), "memory": (2, 30),
+    "starts": (15, 60), "doors": (25, 180), "questdb": (60, 300), "ingest": (40, 200), "lag": (15, 450), "soak": (10, 620),
+    "split": (10, 15), "telemetry": (90, 90),
+}  # fmt: skip
+"""Parts in their order, and how long each takes about on two quiet cores: in a short run, in a full one."""
+PARTS = tuple(EXPECTED_S)
 ON_A_CLUSTER = {"doors", "ingest", "lag", "soak", "questdb"}
 NOT_SHORT = ("questdb", "telemetry")
 """Parts that a short run leaves out unless they are asked for."""
@@ -52,7 +55,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory(prefix="proxist-bench-") as directory:
         bench = Bench(report, size, Path(directory), given.out.parent)
         try:
-            _measure(bench, given.only or _parts(given.size))
+            _measure(bench, Progress(given.only or _parts(given.size), given.size))
         finally:
             report.write(given.out)
     plot.draw(report.to_json(), given.out / "latency.png")
@@ -61,39 +64,61 @@ def main() -> None:
     )
 
 
-def _measure(bench: Bench, parts: Collection[str]) -> None:
+def _measure(bench: Bench, progress: Progress) -> None:
     alone: dict[str, Callable[[Bench], None]] = {
         "engine": engine.measure, "windows": windows.measure, "peers": peers.measure, "scale": scale.measure,
         "memory": memory.measure, "starts": starts.measure,
     }  # fmt: skip
     with floors.floors(bench) as floor:
-        if "floors" in parts:
+        if progress.begins("floors"):
             floors.measure(bench, floor)
         for part, measure in alone.items():
-            if part in parts:
+            if progress.begins(part):
                 measure(bench)
-        if ON_A_CLUSTER & set(parts):
+        if ON_A_CLUSTER & set(progress.parts):
             with loaded(bench) as cluster:
-                _on_a_cluster(bench, floor, cluster, parts)
-    if "split" in parts:
+                _on_a_cluster(bench, floor, cluster, progress)
+    if progress.begins("split"):
         ingest.split(bench)
-    if "telemetry" in parts:
+    if progress.begins("telemetry"):
         from benchmarks import telemetry
 
         telemetry.measure(bench.report, bench.rows)
 
 
-def _on_a_cluster(bench: Bench, floor: floors.Floors, cluster: LocalCluster, parts: Collection[str]) -> None:
-    if "doors" in parts:
+def _on_a_cluster(bench: Bench, floor: floors.Floors, cluster: LocalCluster, progress: Progress) -> None:
+    if progress.begins("doors"):
         doors.measure(bench, floor, cluster)
-    if "questdb" in parts:
+    if progress.begins("questdb"):
         questdb.measure(bench, cluster)
-    if "ingest" in parts:
+    if progress.begins("ingest"):
         ingest.measure(bench, floor, cluster)
-    if "lag" in parts:
+    if progress.begins("lag"):
         lag.measure(bench, cluster)
-    if "soak" in parts:
+    if progress.begins("soak"):
         soak.measure(bench, floor, cluster)
+
+
+class Progress:
+    """Which parts are to run, and how long is left."""
+
+    def __init__(self, parts: Collection[str], size: str) -> None:
+        self.parts = [part for part in PARTS if part in parts]
+        self._left = {part: EXPECTED_S[part][size == "full"] for part in self.parts}
+
+    def begins(self, part: str) -> bool:
+        """Whether `part` is to run; says how long it and the rest take."""
+        if part not in self._left:
+            return False
+        left_s = sum(self._left.values())
+        own_s = self._left.pop(part)
+        number = len(self.parts) - len(self._left)
+        print(f"\n[{number} of {len(self.parts)}] {part}: about {_time(own_s)}, {_time(left_s)} to the end", flush=True)
+        return True
+
+
+def _time(seconds: float) -> str:
+    return f"{seconds:.0f} s" if seconds < 120 else f"{seconds / 60:.0f} minutes"
 
 
 def _parts(size: str) -> list[str]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
+from functools import partial
 from typing import Any
 
 from benchmarks.bench import Bench
@@ -16,6 +17,7 @@ from benchmarks.rows import COLUMNS, SPEC
 from benchmarks.timing import Ask, Run, in_turns, of_p99, turning
 from proxist.client.connection import Connection
 from proxist.client.session import Session
+from proxist.client.table import Table
 from proxist.testing.cluster import LocalCluster
 
 US = 1e-6
@@ -62,8 +64,12 @@ def _gets(bench: Bench, floor: Floors, connection: Connection) -> None:
         ("s4.doget_attached", "attach", at_most(150 * US, floors=1)),
         ("s4.doget_remote", "flight", at_most(300 * US, floors=2)),
     ):
-        ask = turning(lambda key, path=path: table.last_by([key], columns, hot_path=path), _keys(bench))
+        ask = turning(partial(_get, table, columns, path), _keys(bench))
         _line(bench, id, f"last_by, one key, query node reads by {path}", ask, floor.get, budget)
+
+
+def _get(table: Table, columns: list[str], path: str, key: str) -> object:
+    return table.last_by([key], columns, hot_path=path)
 
 
 def _attached(bench: Bench, cluster: LocalCluster, attached: Connection, remote: Connection) -> None:

@@ -68,8 +68,12 @@ def measure(bench: Bench, floor: Floors) -> None:
     report.add("floor.put_rate", f"null DoPut, pipelined, {BATCH_ROWS:,} rows per batch", rate, unit="rows/s")
     scan, copy = memory()
     for id, what, ask in (("floor.scan", "memory scan, one core", scan), ("floor.copy", "memory copy, one core", copy)):
-        runs = by_rounds(lambda ask=ask: SCANNED_BYTES / latency(ask, for_s=size.run_s, warm=1).p50_s, runs=size.runs)
+        runs = by_rounds(partial(_bytes_per_s, ask, size.run_s), runs=size.runs)
         report.add(id, what, runs, unit="B/s")
+
+
+def _bytes_per_s(ask: Ask, for_s: float) -> float:
+    return SCANNED_BYTES / latency(ask, for_s=for_s, warm=1).p50_s
 
 
 @contextmanager
