@@ -11,9 +11,10 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 import pytest
-from hot_model import Row, batch_of, make_spec, new_hot_set
+from hot_model import Row, batch_of, make_spec, new_hot_set, random_rows
 
 from proxist.errors import Unavailable
+from proxist.hot import operators
 from proxist.hot import words as w
 from proxist.hot.arena import map_readonly
 from proxist.hot.kernels import read as kernels
@@ -211,3 +212,29 @@ def test_equal_times_are_decided_by_seq_then_offset_at_every_end(seed: int) -> N
             assert got == list(seen[times[seen] <= 1][-1:])
             got = reader.run(HotFirstBy(at_ns=1, end=Offset(end))).rows.column("_offset").to_pylist()
             assert got == list(middle[:1] if len(middle) else seen[times[seen] >= 1][:1])
+
+
+@pytest.mark.parametrize("direction", ["backward", "forward", "nearest"])
+def test_probes_searched_key_by_key_are_answered_in_their_own_order(
+    direction: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rng, keys = np.random.default_rng(8), ["a", "b", "c", "d"]
+    spec = make_spec()
+    with new_hot_set(spec, block_rows=16, hot_bytes=2**22) as hot:
+        for turn, style in enumerate(["in order", "late", "ties", "in order"]):
+            hot.append(
+                batch_of(spec, random_rows(rng, hot.appended_end, 150, keys, turn * 40, style)), hot.appended_end, 0
+            )
+            hot.publish(hot.appended_end)
+        hot.set_persisted(hot.appended_end)
+        hot.evict(Offset(200))
+        names = rng.choice([*keys, "not there", ""], 3_000).tolist()
+        probes = Probes(pa.array([name or None for name in names]), rng.integers(-20, 400, 3_000))
+        op, reader = HotAsof(direction=direction, tolerance_ns=60), hot.reader()
+        one_by_one = reader.run(op, probes)
+        monkeypatch.setattr(operators, "_GROUPED_FROM", 1)
+        grouped = reader.run(op, probes)
+    assert grouped.rows.equals(one_by_one.rows)
+    assert one_by_one.cold.probes is not None
+    assert len(one_by_one.cold.probes) > 0
+    assert np.array_equal(grouped.cold.probes, one_by_one.cold.probes)

@@ -17,6 +17,7 @@ from hypothesis import strategies as st
 from window_model import MOODS, Model, TooLarge, batch_of, make_spec, random_window, rows_of, same
 
 from proxist.errors import InvalidArgument
+from proxist.hot.kernels import summary
 from proxist.hot.long_windows import BLOCKS_MIN
 from proxist.hot.ops import HotBars, HotLastBy, HotWindow, op_from_json
 from proxist.hot.reader import HotReader
@@ -343,4 +344,52 @@ def test_an_aggregate_that_cannot_be_prepared_is_refused() -> None:
         for agg in (Agg("first", "price"), Agg("sum", "ratio"), Agg("max", "volume")):
             with pytest.raises(InvalidArgument, match=r"cannot be prepared.*Use the window verb"):
                 reader.prepare_window("a", agg, 5)
+        reader.close()
+
+
+def test_blocks_that_are_freed_while_summaries_grow_do_not_shift_them() -> None:
+    spec, count = make_spec(seq=False), 640
+    with new_hot_set(spec, block_rows=16, hot_bytes=16 * 2**20) as hot:
+        reader = hot.reader()
+
+        def append() -> None:
+            first = hot.appended_end
+            rows = [Row(first + i, "a", first + i, 0) for i in range(count)]
+            hot.append(batch_of(spec, rows, "plain"), first, 0)
+            hot.publish(hot.appended_end)
+            hot.set_persisted(hot.appended_end)
+
+        def windowed() -> list[tuple[object, ...]]:
+            last = hot.appended_end - 1
+            op = HotWindow((Agg("count"), Agg("min", "price")), ("a",), TimeNs(last), None, 400)
+            with mock.patch("proxist.hot.long_windows.BLOCKS_MIN", 0):
+                return rows_of(reader.run(op).rows)
+
+        append()
+        assert windowed()[0][2] == 400
+        original = summary.finished_blocks
+
+        def evicting(*args: Any) -> int:
+            hot.evict(Offset(hot.appended_end - 450))
+            return int(original(*args))
+
+        append()
+        with mock.patch.object(summary, "finished_blocks", evicting):
+            assert windowed()[0][2] == 400
+        append()
+        assert windowed()[0][2] == 400
+        reader.close()
+
+
+def test_a_value_of_another_magnitude_is_read_row_by_row_and_right() -> None:
+    spec, _, batch = ticks(*[("a", t, 1.5) for t in range(300)], ("a", 300, 1e200), ("a", 301, -1e200), ("a", 302, 2.0))
+    with new_hot_set(spec, block_rows=16, hot_bytes=4 * 2**20) as hot:
+        reader = hot.reader()
+        for start, stop, total in ((0, 300, 450.0), (300, 303, 452.0)):
+            hot.append(batch.slice(start, stop - start), Offset(start), 0)
+            hot.publish(hot.appended_end)
+            op = HotWindow((Agg("sum", "price"),), ("a",), TimeNs(stop - 1), None, 1000)
+            for _ in range(2):
+                with mock.patch("proxist.hot.long_windows.BLOCKS_MIN", 0):
+                    assert rows_of(reader.run(op).rows)[0][2] == total
         reader.close()

@@ -15,6 +15,15 @@ MIDNIGHT_NS = 1_723_161_600_000_000_000
 APPROXIMATE = {"volume", "vwap", "asof_sum_bid", "asof_sum_ask"}
 TOLERANCES = {"asof_matched_tol_1ms": "1ms", "asof_matched_tol_10ms": "10ms", "asof_matched_tol_100ms": "100ms"}
 
+ALL_TIME_NS = 10**18
+"""A bar that holds every row of the captures."""
+WHOLE = [
+    {"fn": "low", "value": "price", "as": "low"},
+    {"fn": "high", "value": "price", "as": "high"},
+    {"fn": "sum", "value": "size", "as": "volume"},
+    {"fn": "vwap", "value": "price", "weight": "size", "as": "vwap"},
+]
+
 Golden = dict[str, dict[str, Any]]
 
 
@@ -88,19 +97,15 @@ def by_operators(ask: Ask) -> Golden:
     found: Golden = {}
     for symbol in sorted(set(scan["symbol"].to_pylist())):
         rows = scan.filter(pc.equal(scan["symbol"], symbol))
-        notional = pc.sum(pc.multiply(rows["price"], rows["size"])).as_py()
-        volume = pc.sum(rows["size"]).as_py()
         found[symbol] = {
             "trades": rows.num_rows,
             "first_ts": rows["ts"][0].value,
             "last_ts": rows["ts"][-1].value,
             "min_trade_id": pc.min(rows["trade_id"]).as_py(),
             "max_trade_id": pc.max(rows["trade_id"]).as_py(),
-            "low": pc.min(rows["price"]).as_py(),
-            "high": pc.max(rows["price"]).as_py(),
-            "volume": volume,
-            "vwap": notional / volume,
         }
+    for row in ask({"bars": {"table": "trades", "every": ALL_TIME_NS, "aggs": WHOLE}}).to_pylist():
+        found[row["symbol"]] |= {agg["as"]: row[agg["as"]] for agg in WHOLE}
     _point_queries(ask, found)
     _asof_queries(ask, found)
     return found

@@ -9,6 +9,8 @@ import pyarrow as pa
 import pytest
 from real_tiers import NOW_NS, RealTiers
 
+from proxist_query.cold import KEYS_INLINE_MAX
+
 SECOND = 10**9
 T0 = NOW_NS - 400 * SECOND
 SYMBOLS = ("A", "B'\\", "C", "é", "rare")
@@ -83,7 +85,7 @@ WINDOWS = [
     {"window": {"table": "ticks", "aggs": AGGS, **between, **keys, **length}}
     for between in RANGES
     for keys in KEYS
-    for length in ({"range": "5s"}, {"range": 1}, {"range": "2h"}, {"rows": 1}, {"rows": 40})
+    for length in ({"range": "5s"}, {"range": 1}, {"range": "2h"}, {"rows": 40})
 ]
 BARS = [
     {"bars": {"table": "ticks", "aggs": [*AGGS, {"fn": "open", "value": "price"}], **between, **keys, **every}}
@@ -120,6 +122,14 @@ def test_the_tier_of_a_row_changes_no_bit(filled: RealTiers, queries: list[dict[
     filled.write("ticks", ticks(3))
     for query, token, rows in zip(queries, tokens, first, strict=True):
         assert bits(filled.ask({**query, "as_of": token}).rows).equals(bits(rows)), query
+
+
+def test_more_keys_than_a_statement_names_are_looked_up_too(filled: RealTiers) -> None:
+    many = [*SYMBOLS, *(f"none {number}" for number in range(KEYS_INLINE_MAX))]
+    shape = {"table": "ticks", "aggs": AGGS, "from": FROM, "rows": 40}
+    for moment in filled.four_moments():
+        some, all_ = (filled.ask({"window": {**shape, **keys}}).rows for keys in ({"keys": many}, {}))
+        assert bits(some).equals(bits(all_)), moment
 
 
 def test_windows_of_rows_are_as_sql_has_them(filled: RealTiers) -> None:

@@ -298,6 +298,20 @@ def asof(
     )
 
 
+@kernel(i64(i64r, i64w, i64w))
+def group_probes(codes: Array, starts: Array, order: Array) -> int:
+    """The probes' indices grouped by code, stably; codes are -2 or more, `starts` is zeroed, with 4 cells more than
+    there are codes."""
+    for i in range(codes.size):
+        starts[codes[i] + 3] += 1
+    for c in range(1, starts.size):
+        starts[c] += starts[c - 1]
+    for i in range(codes.size):
+        order[starts[codes[i] + 2]] = i
+        starts[codes[i] + 2] += 1
+    return 0
+
+
 @kernel(i64(i64r, i64r, i64r, i64r))
 def still_valid(mem: Array, L: Array, slots: Array, versions: Array) -> int:
     """1 if no boundary row among `slots` was rewritten since its version was read."""

@@ -14,7 +14,7 @@ from proxist.hot.kernels import summary as kernels
 from proxist.hot.layout import Layout
 from proxist.hot.ops import HotWindow
 from proxist.hot.outgoing import GatherPlan
-from proxist.hot.summaries import Found, Question, Summaries
+from proxist.hot.summaries import Found, Question, Summaries, question_of
 from proxist.hot.window_reads import KeyRows
 from proxist.hot.windows import first_time
 from proxist.model.query import Agg
@@ -24,6 +24,7 @@ KEYS_MAX = 16
 ROWS_MAX = 64
 BLOCKS_MIN = 8
 """Summaries are asked for at most so many windows, if one may reach further back than so many blocks."""
+_QUESTIONS_MAX = 256
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -41,22 +42,30 @@ class LongWindows:
         self._layout, self._views, self._L = layout, views, kernel_layout
         self._summaries = Summaries(layout, views, kernel_layout)
         self._plans: dict[str, GatherPlan] = {}
+        self._questions: dict[Agg, Question | None] = {}
 
     def suits(self, op: HotWindow, codes: Ints) -> bool:
         """Whether it is worth trying."""
         if op.range_ns is None or op.from_ns is None or not 0 < len(codes) <= KEYS_MAX:
             return False
-        if any(self._summaries.question(agg) is None for agg in op.aggs):
+        if any(self._question(agg) is None for agg in op.aggs):
             return False
         start = first_time(op)
         return any(kernels.reaches_back(self._views.mem, self._L, code, start, BLOCKS_MIN) for code in codes.tolist())
+
+    def _question(self, agg: Agg) -> Question | None:
+        if agg not in self._questions:
+            if len(self._questions) >= _QUESTIONS_MAX:
+                self._questions.clear()
+            self._questions[agg] = question_of(agg, self._layout.spec)
+        return self._questions[agg]
 
     def compute(self, op: HotWindow, ends: KeyRows, seam: int, end: int) -> list[LongColumn] | None:
         """Per aggregate; `ends` are the rows that windows end with. None where summaries do not tell."""
         known: dict[Question, Found] = {}
         columns = []
         for agg in op.aggs:
-            question = self._summaries.question(agg)
+            question = self._question(agg)
             if question is None:
                 return None
             found = known.get(question) or self._windows(op, question, ends, seam, end)

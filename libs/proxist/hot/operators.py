@@ -34,6 +34,8 @@ from proxist.model.ids import Epoch, Offset
 
 Ints = npt.NDArray[np.int64]
 _PLANS_MAX = 256
+_GROUPED_FROM = 16_384
+"""So many probes are searched and copied key by key: each key's blocks are then met while they are in the caches."""
 _DIRECTIONS = {"backward": reading.BACKWARD, "forward": reading.FORWARD, "nearest": reading.NEAREST}
 
 
@@ -125,7 +127,12 @@ class Operators:
         plan = self._plan(op.columns if op.columns is not None else None, unmatched=True)
         codes = self._keys.probe_codes(probes.keys)
         times = np.ascontiguousarray(probes.times_ns, np.int64).view()
-        times.flags.writeable = False
+        order = None
+        if len(codes) >= _GROUPED_FROM:
+            order = np.empty(len(codes), np.int64)
+            reading.group_probes(codes, np.zeros(int(codes.max()) + 5, np.int64), order)
+            codes, times = codes[order], times[order]
+        codes.flags.writeable = times.flags.writeable = False
         slots, versions, cold = (np.empty(len(codes), np.int64) for _ in range(3))
         stats = np.zeros(3, np.int64)
         found = reading.asof(
@@ -138,7 +145,10 @@ class Operators:
         rows = plan.gather(slots)
         if stats[2] and not reading.still_valid(self._mem, self._L, slots, versions):
             return None
-        return self._part(rows, cut, ColdNeed((), cold[: int(stats[0])].copy()))
+        undecided = cold[: int(stats[0])].copy()
+        if order is not None and rows is not None:
+            rows, undecided = _ungrouped(rows, order), np.sort(order[undecided])
+        return self._part(rows, cut, ColdNeed((), undecided))
 
     def _scan(self, op: HotScan, cut: _Cut, _probes: Probes | None) -> HotPart | None:
         plan = self._plan(op.columns, unmatched=False)
@@ -181,3 +191,10 @@ class Operators:
         codes = self._keys.sorted()[0] if op.keys is None else self._keys.codes(op.keys)
         found = self._window_answers.rows(op, codes, cut.seam, cut.end)
         return None if found is None else self._part(found[0], cut, self._cold_keys(cut, found[1], len(codes)))
+
+
+def _ungrouped(rows: pa.RecordBatch, order: Ints) -> pa.RecordBatch:
+    """Row i of `rows` to place order[i]."""
+    back = np.empty(len(order), np.int64)
+    back[order] = np.arange(len(order))
+    return rows.take(pa.array(back))

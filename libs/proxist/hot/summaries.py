@@ -118,16 +118,13 @@ class Summaries:
         """Guards the series and what they hold."""
         self._series: OrderedDict[tuple[int, Question], Series] = OrderedDict()
         self._bytes = 0
-        self._refused: set[Question] = set()
-
-    def question(self, agg: Agg) -> Question | None:
-        """What to ask for this aggregate of a window; None where summaries do not have it."""
-        question = question_of(agg, self._layout.spec)
-        return None if question in self._refused else question
+        self._refused: set[tuple[int, Question]] = set()
 
     def windows(self, question: Question, code: int, slots: Ints, range_ns: int, seam: int, end: int) -> Found | None:
         """Windows that end with the rows at `slots` of the key; None where summaries cannot tell, now or ever."""
         with self._lock:
+            if (code, question) in self._refused:
+                return None
             series = self._series.get((code, question))
             if series is None:
                 series = self._series[code, question] = Series(self._layout, self._views, self._L, code, question)
@@ -138,7 +135,7 @@ class Summaries:
             if found is None:
                 self._drop((code, question))
             if series.outside and int(self._views.mem[w.H_FLOOR]) <= seam:
-                self._refused.add(question)
+                self._refused.add((code, question))
             while self._bytes > BYTES_MAX and len(self._series) > 1:
                 self._drop(next(iter(self._series)))
             return found
@@ -192,9 +189,10 @@ class Series:
             size = max(found, 4)
             blocks, generations = np.empty(size, np.int64), np.empty(size, np.int64)
             found = int(kernels.finished_blocks(mem, self._L, self._what[S_KEY], known, seam, blocks, generations))
+        if not found or (self._known and self._ordinal(int(blocks[found - 1])) != known + 1):
+            self._known = 0  # blocks in between were freed during the walk
+            return False
         if not self._known:
-            if not found:
-                return False
             self._begin(blocks[:found])
         if found < 2 and self._known:
             return True
@@ -215,11 +213,13 @@ class Series:
         head, generation = self._last
         return bool(self._views.mem.item(head + w.B_GEN) == generation)
 
+    def _ordinal(self, block: int) -> int:
+        return int(self._views.mem.item(int(self._L[w.L_HEADERS]) + block * w.SHARED_STRIDE + w.B_ORDINAL))
+
     def _begin(self, blocks: Ints) -> None:
         what, question, names = self._what, self._question, {n: r.first_cell for n, r in self._layout.regions.items()}
-        oldest = int(self._L[w.L_HEADERS]) + int(blocks[-1]) * w.SHARED_STRIDE
         self._capacity = 0
-        what[S_ORDINAL] = self._views.mem[oldest + w.B_ORDINAL]
+        what[S_ORDINAL] = self._ordinal(int(blocks[-1]))
         for name, at in ((question.x, S_X), (question.y, S_Y)):
             if name is None:
                 continue
