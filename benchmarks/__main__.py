@@ -5,8 +5,10 @@ from __future__ import annotations
 import proxist.rpc.env  # noqa: F401  # before pyarrow and grpc are loaded
 
 import argparse
+import sys
 import tempfile
 import time
+import traceback
 from collections.abc import Callable, Collection
 from dataclasses import replace
 from pathlib import Path
@@ -29,7 +31,6 @@ from benchmarks import (
 from benchmarks.bench import FULL, SHORT, SMALLEST, Bench, Size
 from benchmarks.cluster import loaded
 from benchmarks.report import Report
-from proxist.testing.cluster import LocalCluster
 
 SIZES = {"smallest": SMALLEST, "short": SHORT, "full": FULL}
 EXPECTED_S = {
@@ -54,67 +55,67 @@ def main() -> None:
     began = time.monotonic()
     with tempfile.TemporaryDirectory(prefix="proxist-bench-") as directory:
         bench = Bench(report, size, Path(directory), given.out.parent)
+        progress = Progress(report, given.only or _parts(given.size), given.size)
         try:
-            _measure(bench, Progress(given.only or _parts(given.size), given.size))
+            _measure(bench, progress)
         finally:
             report.write(given.out)
     plot.draw(report.to_json(), given.out / "latency.png")
-    print(
-        f"\n{len(report.lines)} lines in {time.monotonic() - began:.0f} s: {given.out}/report.md, report.json, latency.png"
-    )
+    took_s = time.monotonic() - began
+    print(f"\n{len(report.lines)} lines in {_time(took_s)}: {given.out}/report.md, report.json, latency.png")
+    if progress.failed:
+        sys.exit(f"these parts failed: {', '.join(progress.failed)}")
 
 
 def _measure(bench: Bench, progress: Progress) -> None:
-    alone: dict[str, Callable[[Bench], None]] = {
-        "engine": engine.measure, "windows": windows.measure, "peers": peers.measure, "scale": scale.measure,
-        "memory": memory.measure, "starts": starts.measure,
-    }  # fmt: skip
     with floors.floors(bench) as floor:
-        if progress.begins("floors"):
-            floors.measure(bench, floor)
-        for part, measure in alone.items():
-            if progress.begins(part):
-                measure(bench)
+        progress.run("floors", lambda: floors.measure(bench, floor))
+        progress.run("engine", lambda: engine.measure(bench))
+        progress.run("windows", lambda: windows.measure(bench))
+        progress.run("peers", lambda: peers.measure(bench))
+        progress.run("scale", lambda: scale.measure(bench))
+        progress.run("memory", lambda: memory.measure(bench))
+        progress.run("starts", lambda: starts.measure(bench))
         if ON_A_CLUSTER & set(progress.parts):
             with loaded(bench) as cluster:
-                _on_a_cluster(bench, floor, cluster, progress)
-    if progress.begins("split"):
-        ingest.split(bench)
-    if progress.begins("telemetry"):
-        from benchmarks import telemetry
+                progress.run("doors", lambda: doors.measure(bench, floor, cluster))
+                progress.run("questdb", lambda: questdb.measure(bench, cluster))
+                progress.run("ingest", lambda: ingest.measure(bench, floor, cluster))
+                progress.run("lag", lambda: lag.measure(bench, cluster))
+                progress.run("soak", lambda: soak.measure(bench, floor, cluster))
+    progress.run("split", lambda: ingest.split(bench))
+    progress.run("telemetry", lambda: _telemetry(bench))
 
-        telemetry.measure(bench.report, bench.rows)
 
+def _telemetry(bench: Bench) -> None:
+    from benchmarks import telemetry
 
-def _on_a_cluster(bench: Bench, floor: floors.Floors, cluster: LocalCluster, progress: Progress) -> None:
-    if progress.begins("doors"):
-        doors.measure(bench, floor, cluster)
-    if progress.begins("questdb"):
-        questdb.measure(bench, cluster)
-    if progress.begins("ingest"):
-        ingest.measure(bench, floor, cluster)
-    if progress.begins("lag"):
-        lag.measure(bench, cluster)
-    if progress.begins("soak"):
-        soak.measure(bench, floor, cluster)
+    telemetry.measure(bench.report, bench.rows)
 
 
 class Progress:
-    """Which parts are to run, and how long is left."""
+    """Which parts are to run, and how long is left. A part that fails does not take the others with it."""
 
-    def __init__(self, parts: Collection[str], size: str) -> None:
+    def __init__(self, report: Report, parts: Collection[str], size: str) -> None:
         self.parts = [part for part in PARTS if part in parts]
+        self.failed: list[str] = []
+        self._report = report
         self._left = {part: EXPECTED_S[part][size == "full"] for part in self.parts}
 
-    def begins(self, part: str) -> bool:
-        """Whether `part` is to run; says how long it and the rest take."""
+    def run(self, part: str, measure: Callable[[], None]) -> None:
+        """`measure` where `part` is asked for; says before how long it and the rest take, and after why it failed."""
         if part not in self._left:
-            return False
+            return
         left_s = sum(self._left.values())
         own_s = self._left.pop(part)
         number = len(self.parts) - len(self._left)
         print(f"\n[{number} of {len(self.parts)}] {part}: about {_time(own_s)}, {_time(left_s)} to the end", flush=True)
-        return True
+        try:
+            measure()
+        except Exception as error:
+            self.failed.append(part)
+            traceback.print_exc()
+            self._report.absent(f"failed.{part}", f"the rest of the part {part!r}", f"{type(error).__name__}: {error}")
 
 
 def _time(seconds: float) -> str:

@@ -37,7 +37,7 @@ def loaded(bench: Bench) -> Iterator[LocalCluster]:
     """A cluster whose table SPEC has the common rows, all of them persisted and in memory."""
     with running() as cluster:
         with connect(cluster) as connection:
-            hot_bytes = max(4 * GIB, 2 * ROW_BYTES * bench.rows.count)
+            hot_bytes = 4 * GIB + 2 * ROW_BYTES * bench.rows.count
             table = connection.create_table(spec_with(hot_bytes=f"{hot_bytes >> 20}MiB"))
             table.write(bench.rows.table, timeout_s=600)
             table.flush()
@@ -45,7 +45,7 @@ def loaded(bench: Bench) -> Iterator[LocalCluster]:
 
 
 def connect(cluster: LocalCluster, door: str = "flight", attach: str = "never") -> Connection:
-    return proxist.connect(cluster.endpoints["query"][0][door], attach=attach, timeout_s=120)
+    return proxist.connect(cluster.endpoints["query"][0][door], attach=attach, timeout_s=600)
 
 
 def scratch(name: str, level: str = "disk", **more: Any) -> Any:

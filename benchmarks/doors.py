@@ -23,8 +23,8 @@ from proxist.testing.cluster import LocalCluster
 US = 1e-6
 MAX_S = 2.0
 """How long the highest rate of ingest is looked for."""
-READ_TIMES = 4
-"""Reads beside ingest go on for so many times a line's usual time: their p99 needs samples."""
+READ_S = 0.6
+"""A run of reads beside ingest: their p99 needs samples, and what is written meanwhile must fit into memory."""
 
 
 def measure(bench: Bench, floor: Floors, cluster: LocalCluster) -> None:
@@ -133,7 +133,7 @@ def _raised(bench: Bench, id: str, door: str, idle: list[Run], busy: list[Run], 
 
 
 def _runs(bench: Bench, ask: Ask) -> list[Run]:
-    return in_turns(ask, runs=bench.size.runs, for_s=READ_TIMES * bench.size.run_s)
+    return in_turns(ask, runs=bench.size.runs, for_s=min(READ_S, 4 * bench.size.run_s))
 
 
 def _line(bench: Bench, id: str, what: str, ask: Callable[[], Any], floor: Ask, budget: Budget | None = None) -> None:
