@@ -54,7 +54,7 @@ def main() -> None:
     report.machine()
     began = time.monotonic()
     with tempfile.TemporaryDirectory(prefix="proxist-bench-") as directory:
-        bench = Bench(report, size, Path(directory), given.out.parent)
+        bench = Bench(report, size, Path(directory), Path("build"))
         progress = Progress(report, given.only or _parts(given.size), given.size)
         try:
             _measure(bench, progress)

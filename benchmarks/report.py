@@ -34,8 +34,9 @@ class Budget:
     def at(self, run: Run) -> float:
         return self.limit + self.floors * (run.floor or 0.0)
 
-    def kept(self, run: Run) -> bool:
-        return run.p50 >= self.at(run) if self.more else run.p50 <= self.at(run)
+    def room(self, run: Run) -> float:
+        """How much better than the budget the run is; below zero where it misses."""
+        return run.p50 - self.at(run) if self.more else self.at(run) - run.p50
 
 
 def at_most(limit: float, *, floors: float = 0.0) -> Budget:
@@ -81,7 +82,7 @@ def make_line(
         floor_name=floor_name if floored else None,
         ratio=median(run.p50 / (run.floor or 1.0) for run in floored) if floored else None,
         budget=median(budget.at(run) for run in runs) if budget else None,
-        hit=sum(budget.kept(run) for run in runs) * 2 > len(runs) if budget else None,
+        hit=median(budget.room(run) for run in runs) >= 0 if budget else None,
         runs=[run.p50 for run in runs],
     )
 
