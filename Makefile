@@ -9,10 +9,10 @@ TYPED := libs/proxist services/ingest/proxist_ingest services/query/proxist_quer
 	services/persister/proxist_persister services/controlplane/proxist_controlplane
 
 .DEFAULT_GOAL := help
-.PHONY: help setup check fix test test-slow bench demo protos
+.PHONY: help setup check fix test test-slow bench bench-full bench-questdb demo protos
 
 help: ## This list
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 setup: $(WARMED) ## Everything installed in .venv and the kernels compiled; the other targets do it by themselves
 
@@ -36,8 +36,14 @@ test: $(WARMED) ## The tests (ARGS="…" goes to pytest)
 test-slow: $(WARMED) ## The long fault runs and soaks
 	$(BIN)/pytest -m slow $(ARGS)
 
-bench: $(WARMED) ## The figures, each with its floor
+bench: $(WARMED) ## The figures, each with its floor and its budget, in three minutes: build/bench/report.md
 	$(BIN)/python -m benchmarks $(ARGS)
+
+bench-full: $(WARMED) ## Every figure at full size, soak, QuestDB: about an hour
+	$(BIN)/python -m benchmarks --size full $(ARGS)
+
+bench-questdb: $(WARMED) ## Only the comparison with QuestDB (java 17 and mvn)
+	$(BIN)/python -m benchmarks --only questdb $(ARGS)
 
 demo: $(WARMED) ## A whole cluster for a minute: live view and a check at the end (DATA="FILE…" replays files)
 	$(BIN)/proxist demo $(DATA)

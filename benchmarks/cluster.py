@@ -1,118 +1,89 @@
-"""The running system, over its public doors: append, acks, DoGet, DoExchange."""
+"""A running cluster with the common rows in it, for the parts that ask over the public doors."""
 
 from __future__ import annotations
 
-import itertools
+import subprocess
+import sys
 import tempfile
-import time
+import urllib.request
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import proxist
-from benchmarks.floors import BATCH_ROWS, Floors, fdatasync
-from benchmarks.report import Report, latency
-from benchmarks.rows import SPEC, Rows
+from benchmarks.bench import ROW_BYTES, Bench, spec_with
+from benchmarks.rows import SPEC
 from proxist.client.connection import Connection
-from proxist.client.session import Session
+from proxist.rpc import child
+from proxist.testing.cluster import LocalCluster
 
-APPEND_S = 3.0
-
-
-def measure(report: Report, rows: Rows, floors: Floors, endpoints: dict[str, Any]) -> None:
-    """`endpoints` as `proxist up --json` prints them."""
-    query = endpoints["query"][0]
-    with proxist.connect(query["flight"]) as connection:
-        connection.create_table(SPEC)
-        _load(report, connection, rows, floors)
-        _acks(report, connection, rows, floors)
-        for path in ("attach", "flight"):
-            _gets(report, connection, rows, floors, path)
-        _sessions(report, connection, rows, floors.exchange_s, "TCP")
-        with proxist.connect(query["flight_unix"]) as unix:
-            _sessions(report, unix, rows, floors.exchange_unix_s, "unix socket")
-        _persisted(report, connection, rows)
+GIB = 1 << 30
+UNFLUSHED = {"rows": 1_000_000, "bytes": "64MiB", "age": "1s"}
+"""Cuts of tables that are written as fast as it goes."""
 
 
-def _load(report: Report, connection: Connection, rows: Rows, floors: Floors) -> None:
-    report.section(
-        f"append through the SDK, one shard, client on the same cores ({rows.count:,} rows are kept for the reads)"
-    )
-    began = time.perf_counter()
-    ack = connection.table(SPEC.name).write(rows.table)
-    took_s = time.perf_counter() - began
-    report.rate("disk, 65,536 rows per batch", ack.rows / took_s, "rows/s", floors.put_rows_per_s)
-    scratch = {"flush": {"rows": 1_000_000, "bytes": "64MiB", "age": "1s"}, "hot_bytes": "1GiB"}
-    for level, size in (("os", 1_000), ("disk", 1_000), ("disk", 10_000)):
-        spec = {**SPEC.to_json(), **scratch, "name": f"append_{level}_{size}", "durability": level}
-        table = connection.create_table(spec)
-        batches = itertools.cycle(rows.table.combine_chunks().to_batches(max_chunksize=size))
-        with table.writer() as writer:
-            began = time.perf_counter()
-            while time.perf_counter() - began < APPEND_S:
-                writer.send(next(batches), batch_rows=size)
-            sent = writer.flush().rows
-            took_s = time.perf_counter() - began
-        report.rate(f"{level}, {size:,} rows per batch", sent / took_s, "rows/s", floors.put_rows_per_s)
-        table.drop()
+@contextmanager
+def running(ingest: int = 1) -> Iterator[LocalCluster]:
+    """`proxist up` on free ports, in a directory that goes with it."""
+    with ExitStack() as stack:
+        directory = stack.enter_context(tempfile.TemporaryDirectory(prefix="proxist-bench-"))
+        yield stack.enter_context(LocalCluster(Path(directory), ingest=ingest))
 
 
-def _acks(report: Report, connection: Connection, rows: Rows, floors: Floors) -> None:
-    report.section(f"ack of a lone batch of {BATCH_ROWS:,} rows")
-    batch = rows.table.slice(0, BATCH_ROWS).combine_chunks().to_batches()[0]
-    with tempfile.TemporaryDirectory(prefix="proxist-bench-") as directory:
-        sync = fdatasync(Path(directory))
-    report.timed("(fdatasync of 64 KiB, now)", sync)
-    for level, floor in (("mem", floors.put_s), ("os", floors.put_s), ("disk", floors.put_s + sync.p50_s)):
-        table = connection.create_table({**SPEC.to_json(), "name": f"ack_{level}", "durability": level})
-        with table.writer() as writer:
-            report.timed(level, latency(lambda: writer.write(batch)), floor)
-        table.drop()
+@contextmanager
+def loaded(bench: Bench) -> Iterator[LocalCluster]:
+    """A cluster whose table SPEC has the common rows, all of them persisted and in memory."""
+    with running() as cluster:
+        with connect(cluster) as connection:
+            hot_bytes = 4 * GIB + 2 * ROW_BYTES * bench.rows.count
+            table = connection.create_table(spec_with(hot_bytes=f"{hot_bytes >> 20}MiB"))
+            table.write(bench.rows.table, timeout_s=600)
+            table.flush()
+        yield cluster
 
 
-def _gets(report: Report, connection: Connection, rows: Rows, floors: Floors, path: str) -> None:
-    report.section(f"fresh DoGet, owner reached by {path}")
-    table, one = connection.table(SPEC.name), [rows.keys[len(rows.keys) // 2]]
-    probes = rows.probes
-    for what, ask in (
-        ("last_by, one key", lambda: table.last_by(one, ["price", "size"], hot_path=path)),
-        ("last_by, all keys", lambda: table.last_by(None, ["price", "size"], hot_path=path)),
-        ("scan of one key", lambda: table.scan(one, ["price"], hot_path=path)),
-        (f"as-of, {len(probes):,} probes (session)", lambda: table.asof(probes, ["price"], hot_path=path)),
-    ):
-        try:
-            report.timed(what, latency(ask), floors.get_s)
-        except proxist.ProxistError as error:
-            report.missing(what, error)
+def connect(cluster: LocalCluster, door: str = "flight", attach: str = "never") -> Connection:
+    return proxist.connect(cluster.endpoints["query"][0][door], attach=attach, timeout_s=600)
 
 
-def _sessions(report: Report, connection: Connection, rows: Rows, floor_s: float, wire: str) -> None:
-    report.section(f"open DoExchange session, {wire}")
-    one = [rows.keys[len(rows.keys) // 2]]
-    with connection.session() as session:
-        for what, ask in _questions(session, one, rows):
-            try:
-                report.timed(what, latency(ask), floor_s)
-            except proxist.ProxistError as error:
-                report.missing(what, error)
+def scratch(name: str, level: str = "disk", **more: Any) -> Any:
+    """A table that is written to and dropped."""
+    return spec_with(name, **{"durability": level, "flush": UNFLUSHED, "hot_bytes": "3GiB", **more})
 
 
-def _questions(session: Session, one: list[str], rows: Rows) -> list[tuple[str, Any]]:
-    name, columns = SPEC.name, ["price", "size"]
-    return [
-        ("last_by, one key", lambda: session.last_by(name, one, columns)),
-        ("last_by, all keys", lambda: session.last_by(name, None, columns)),
-        ("as-of, one probe", lambda: session.asof(rows.probes.slice(0, 1), name, columns)),
-        (f"as-of, {len(rows.probes):,} probes", lambda: session.asof(rows.probes, name, columns)),
-    ]
+def scrape(cluster: LocalCluster) -> list[str]:
+    """The lines of every owner's /metrics."""
+    pages = [urllib.request.urlopen(f"{one['http']}/metrics", timeout=10).read() for one in cluster.endpoints["ingest"]]
+    return [line for page in pages for line in page.decode().splitlines() if not line.startswith("#")]
 
 
-def _persisted(report: Report, connection: Connection, rows: Rows) -> None:
-    report.section("from ack to ClickHouse (flush of one batch; the batch is cut by flush)")
-    table = connection.table(SPEC.name)
-    batch = rows.table.slice(0, BATCH_ROWS)
+@dataclass
+class Fed:
+    """What a feeder did; its figures are known when it has ended."""
 
-    def persist() -> None:
-        table.write(batch)
-        table.flush()
+    rows_per_s: float = 0.0
+    rows: int = 0
 
-    report.timed(f"write and flush of {BATCH_ROWS:,} rows", latency(persist, for_s=1.0, warm=2))
+
+@contextmanager
+def feeding(
+    cluster: LocalCluster, *, keys: int, rate: float = 0.0, table: str = SPEC.name, batch_rows: int = 1_000
+) -> Iterator[Fed]:
+    """Another process writes live rows, `rate` per second (0: as fast as it goes), until the block ends."""
+    uri = cluster.endpoints["query"][0]["flight"]
+    options = ["--table", table, "--keys", str(keys), "--rate", str(rate), "--batch-rows", str(batch_rows)]
+    command = child.command([sys.executable, "-m", "benchmarks.feeder", uri, *options])
+    feeder = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+    fed = Fed()
+    try:
+        assert feeder.stdout is not None
+        if feeder.stdout.readline().strip() != "feeding":
+            raise RuntimeError("the feeder did not start")
+        yield fed
+        told, _ = feeder.communicate("", timeout=60)
+        fed.rows, fed.rows_per_s = (float(part) for part in told.split())  # type: ignore[assignment]
+    finally:
+        feeder.kill()
+        feeder.communicate()

@@ -1,4 +1,4 @@
-"""What the machine itself needs: null round trips of Flight, fdatasync, memory."""
+"""What the machine itself needs: null round trips of Flight on each door, fdatasync, memory."""
 
 from __future__ import annotations
 
@@ -8,59 +8,77 @@ import sys
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass
+from contextlib import ExitStack, contextmanager
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
 from pyarrow import flight
 
+from benchmarks.bench import Bench
 from benchmarks.null_server import ONE
-from benchmarks.report import Latency, Report, latency
+from benchmarks.timing import Ask, by_rounds, in_turns, latency
 from proxist.rpc import child
 
 BATCH_ROWS = 1_000
 WINDOW = 64
+PIPELINED_S = 0.3
+SCANNED_BYTES = 1 << 28
 
 
-@dataclass(frozen=True)
 class Floors:
-    """p50 in seconds, rates per second."""
+    """Null servers that stay up, and calls to them: every line puts its own floor beside itself."""
 
-    get_s: float
-    exchange_s: float
-    exchange_unix_s: float
-    put_s: float
-    put_rows_per_s: float
-    fdatasync_s: float
-    scan_bytes_per_s: float
-    copy_bytes_per_s: float
+    def __init__(self, tcp: str, unix: str, batch: pa.RecordBatch, directory: Path, stack: ExitStack) -> None:
+        self._tcp = stack.enter_context(flight.connect(tcp))
+        self._batch = batch
+        self.get: Ask = lambda: self._tcp.do_get(flight.Ticket(b"x")).read_all()
+        self.exchange = _exchange(self._tcp, stack)
+        self.exchange_unix = _exchange(stack.enter_context(flight.connect(unix)), stack)
+        self.put = _put(self._tcp, batch, stack)
+        self.fdatasync = _fdatasync(directory, batch.nbytes, stack)
 
-
-def measure(report: Report, batch: pa.RecordBatch, directory: Path) -> Floors:
-    report.section("floors: what this machine needs for nothing")
-    with _null_server("grpc://127.0.0.1:0") as tcp, _null_server(f"grpc+unix://{directory}/null.sock") as unix:
-        get = _timed(report, "null DoGet, TCP", _get(tcp))
-        exchange = _timed(report, "null DoExchange round trip, TCP", _exchange(tcp))
-        exchange_unix = _timed(report, "null DoExchange round trip, unix socket", _exchange(unix))
-        put = _timed(report, f"null DoPut and ack of {BATCH_ROWS:,} rows, TCP", _put(tcp, batch))
-        put_rows = _pipelined(tcp, batch)
-        report.rate(f"null DoPut, pipelined, {BATCH_ROWS:,} rows per batch", put_rows, "rows/s")
-    sync = _timed(report, "fdatasync of 64 KiB in a preallocated file", fdatasync(directory))
-    scan, copy = _memory()
-    report.rate("memory scan, one core", scan, "B/s")
-    report.rate("memory copy, one core", copy, "B/s")
-    return Floors(get, exchange, exchange_unix, put, put_rows, sync, scan, copy)
-
-
-def _timed(report: Report, what: str, found: Latency) -> float:
-    report.timed(what, found)
-    return found.p50_s
+    def put_rate(self, batch_rows: int) -> float:
+        """Rows per second through a null DoPut, acks included, with WINDOW batches under way."""
+        return pipelined(self._tcp, self._batch, batch_rows)
 
 
 @contextmanager
-def _null_server(location: str) -> Iterator[str]:
+def floors(bench: Bench) -> Iterator[Floors]:
+    batch = bench.rows.table.slice(0, 1 << 16).combine_chunks().to_batches()[0]
+    with ExitStack() as stack:
+        tcp = stack.enter_context(null_server("grpc://127.0.0.1:0"))
+        unix = stack.enter_context(null_server(f"grpc+unix://{bench.directory}/null.sock"))
+        yield Floors(tcp, unix, batch, bench.directory, stack)
+
+
+def measure(bench: Bench, floor: Floors) -> None:
+    report, size = bench.report, bench.size
+    report.section("floors: what this machine needs for nothing")
+    for id, what, ask in (
+        ("floor.get", "null DoGet, TCP", floor.get),
+        ("floor.exchange_tcp", "null DoExchange round trip, TCP", floor.exchange),
+        ("floor.exchange_unix", "null DoExchange round trip, unix socket", floor.exchange_unix),
+        ("floor.put", f"null DoPut and ack of {BATCH_ROWS:,} rows, TCP", floor.put),
+        ("floor.fdatasync", f"write and fdatasync of {BATCH_ROWS:,} rows, preallocated", floor.fdatasync),
+    ):
+        report.add(id, what, in_turns(ask, runs=size.runs, for_s=size.run_s))
+    rate = by_rounds(partial(floor.put_rate, BATCH_ROWS), runs=size.runs)
+    report.add("floor.put_rate", f"null DoPut, pipelined, {BATCH_ROWS:,} rows per batch", rate, unit="rows/s")
+    scan, copy = memory()
+    for id, what, ask in (("floor.scan", "memory scan, one core", scan), ("floor.copy", "memory copy, one core", copy)):
+        runs = by_rounds(partial(_bytes_per_s, ask, size.run_s), runs=size.runs)
+        report.add(id, what, runs, unit="B/s")
+
+
+def _bytes_per_s(ask: Ask, for_s: float) -> float:
+    return SCANNED_BYTES / latency(ask, for_s=for_s, warm=1).p50_s
+
+
+@contextmanager
+def null_server(location: str) -> Iterator[str]:
+    """A Flight server that does nothing, in a process of its own; its URI."""
     command = child.command([sys.executable, "-m", "benchmarks.null_server", location])
     server = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
     try:
@@ -72,79 +90,76 @@ def _null_server(location: str) -> Iterator[str]:
         server.communicate()
 
 
-def _get(uri: str) -> Latency:
-    with flight.connect(uri) as client:
-        return latency(lambda: client.do_get(flight.Ticket(b"x")).read_all())
-
-
-def _exchange(uri: str) -> Latency:
-    with flight.connect(uri) as client:
-        writer, reader = client.do_exchange(flight.FlightDescriptor.for_command(b"x"))
-        writer.begin(ONE.schema)
-
-        def ask() -> None:
-            writer.write_with_metadata(ONE, b"{}")
-            reader.read_chunk()
-
-        found = latency(ask)
-        writer.close()
-    return found
-
-
-def _put(uri: str, batch: pa.RecordBatch) -> Latency:
-    with flight.connect(uri) as client:
-        writer, reader = client.do_put(flight.FlightDescriptor.for_path("x"), batch.schema)
-
-        def put() -> None:
-            writer.write_with_metadata(batch, b"{}")
-            reader.read()
-
-        found = latency(put)
-        writer.close()
-    return found
-
-
-def _pipelined(uri: str, batch: pa.RecordBatch, batches: int = 4_000) -> float:
-    with flight.connect(uri) as client:
-        writer, reader = client.do_put(flight.FlightDescriptor.for_path("x"), batch.schema)
-        window = threading.Semaphore(WINDOW)
-
-        def acks() -> None:
-            for _ in range(batches):
-                reader.read()
-                window.release()
-
-        thread = threading.Thread(target=acks)
-        thread.start()
-        began = time.perf_counter()
-        for _ in range(batches):
-            window.acquire()
-            writer.write_with_metadata(batch, b"{}")
-        thread.join()
-        took_s = time.perf_counter() - began
-        writer.close()
-    return batches * batch.num_rows / took_s
-
-
-def fdatasync(directory: Path) -> Latency:
-    """A shared disk changes from minute to minute: measure it beside what is compared with it."""
-    data = os.urandom(1 << 16)
-    with (directory / "sync").open("wb", buffering=0) as file:
-        os.posix_fallocate(file.fileno(), 0, 64 << 20)
-
-        def write() -> None:
-            if file.tell() >= 63 << 20:
-                file.seek(0)
-            file.write(data)
-            os.fdatasync(file.fileno())
-
-        return latency(write, warm=5)
-
-
-def _memory() -> tuple[float, float]:
-    source = np.ones(1 << 25)
+def memory() -> tuple[Ask, Ask]:
+    """(scan, copy) of SCANNED_BYTES."""
+    source = np.ones(SCANNED_BYTES // 8)
     target = np.empty_like(source)
-    np.copyto(target, source)
-    scan = latency(source.sum, warm=1)
-    copy = latency(lambda: np.copyto(target, source), warm=1)
-    return source.nbytes / scan.p50_s, source.nbytes / copy.p50_s
+    return source.sum, lambda: np.copyto(target, source)
+
+
+def pipelined(client: flight.FlightClient, batch: pa.RecordBatch, batch_rows: int) -> float:
+    piece = batch.slice(0, batch_rows)
+    writer, reader = client.do_put(flight.FlightDescriptor.for_path("x"), piece.schema)
+    window, sent = threading.Semaphore(WINDOW), threading.Semaphore(0)
+    ended = threading.Event()
+
+    def acks() -> None:
+        while sent.acquire() and not ended.is_set():
+            reader.read()
+            window.release()
+
+    thread = threading.Thread(target=acks, name="acks")
+    thread.start()
+    count, began = 0, time.perf_counter()
+    while time.perf_counter() - began < PIPELINED_S:
+        window.acquire()
+        writer.write_with_metadata(piece, b"{}")
+        sent.release()
+        count += 1
+    for _ in range(WINDOW):
+        window.acquire()
+    took_s = time.perf_counter() - began
+    ended.set()
+    sent.release()
+    thread.join()
+    writer.close()
+    return count * piece.num_rows / took_s
+
+
+def _exchange(client: flight.FlightClient, stack: ExitStack) -> Ask:
+    writer, reader = client.do_exchange(flight.FlightDescriptor.for_command(b"x"))
+    writer.begin(ONE.schema)
+    stack.callback(writer.close)
+
+    def ask() -> None:
+        writer.write_with_metadata(ONE, b"{}")
+        reader.read_chunk()
+
+    return ask
+
+
+def _put(client: flight.FlightClient, batch: pa.RecordBatch, stack: ExitStack) -> Ask:
+    writer, reader = client.do_put(flight.FlightDescriptor.for_path("x"), batch.schema)
+    stack.callback(writer.close)
+    piece = batch.slice(0, BATCH_ROWS)
+
+    def put() -> None:
+        writer.write_with_metadata(piece, b"{}")
+        reader.read()
+
+    return put
+
+
+def _fdatasync(directory: Path, batch_bytes: int, stack: ExitStack) -> Ask:
+    """A shared disk changes from minute to minute: it is asked beside what is compared with it."""
+    data = os.urandom(batch_bytes * BATCH_ROWS // (1 << 16))
+    file = stack.enter_context((directory / "sync").open("wb", buffering=0))
+    os.posix_fallocate(file.fileno(), 0, 64 << 20)
+
+    def write() -> None:
+        if file.tell() >= 63 << 20:
+            file.seek(0)
+        file.write(data)
+        os.fdatasync(file.fileno())
+
+    return write

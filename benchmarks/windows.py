@@ -1,93 +1,89 @@
-"""Windows and bars in this process, each beside numpy's cumulative sum of the same rows."""
+"""S3: windows and bars on a hot set of this process."""
 
 from __future__ import annotations
 
-import time
-from typing import Any
-
 import numpy as np
-import pyarrow as pa
+import numpy.typing as npt
 
-from benchmarks.report import Report, latency
-from benchmarks.rows import SPEC, T0_NS
+from benchmarks.bench import Bench, filled
+from benchmarks.report import Budget, at_most
+from benchmarks.rows import HOUR_NS, T0_NS, make_rows
+from benchmarks.timing import Ask, in_turns, turning
 from proxist.hot.ops import HotBars, HotWindow
 from proxist.hot.reader import HotReader
-from proxist.hot.writer import HotSet
-from proxist.model.ids import Epoch, Offset, ShardId, TimeNs
+from proxist.model.ids import TimeNs
 from proxist.model.query import Agg
 
-KEYS, HOURS, ROWS_PER_HOUR = 20, 25, 4_000
-HOUR_NS = 3_600 * 10**9
-LEASE_NS = 3_600 * 10**9
-STEP_NS = HOUR_NS // ROWS_PER_HOUR
-LAST_NS = T0_NS + (HOURS * ROWS_PER_HOUR - 1) * STEP_NS
-KEY = "SYM00007"
-VWAP = Agg("vwap", "price", "size")
-BUDGET_SUM_S, BUDGET_OTHER_S, BUDGET_SERIES_S = 10e-6, 100e-6, 300e-6
+US = 1e-6
+RANGES = 64
+MINUTES_5_NS = 300 * 10**9
+HOUR = (TimeNs(T0_NS), TimeNs(T0_NS + HOUR_NS))
+VWAP = Agg("vwap", "price", "size", name="vwap")
+OHLC = tuple(Agg(fn, "price", name=fn) for fn in ("open", "high", "low", "close"))
+SUM_LIKE, OTHER = at_most(10 * US), at_most(100 * US)
+ANY_RANGE = {
+    "s3.sum_any_range": (Agg("sum", "price"), SUM_LIKE),
+    "s3.vwap_any_range": (VWAP, SUM_LIKE),
+    "s3.minmax_any_range": (Agg("min", "price"), OTHER),
+    "s3.stddev_any_range": (Agg("stddev", "price"), OTHER),
+}
 
 
-def measure(report: Report) -> None:
-    """Budgets: a sum-like value 10 µs, another 100 µs, whatever the range; a series or bars of 4,000 rows 300 µs."""
-    report.section(f"windows, in process: {KEYS} keys of {ROWS_PER_HOUR:,} rows an hour, {HOURS} hours")
-    with HotSet.create(SPEC, ShardId(1), Epoch(1), Offset(0)) as hot:
-        hot.set_lease_until(time.monotonic_ns() + LEASE_NS)
-        _fill(hot)
+def measure(bench: Bench) -> None:
+    count = bench.size.rows
+    bench.report.section(f"windows, in process: any range of one key with {count:,} rows; series of the busy key")
+    alone = make_rows(count, 1)
+    with filled(iter([alone.table]), count, 1) as hot:
         reader = hot.reader()
         try:
-            for hours in (1, HOURS):
-                _values(report, reader, hours)
-            _series(report, reader)
+            _any_range(bench, reader, alone.busy, alone.table["ts"].cast("int64").to_numpy())
+        finally:
+            reader.close()
+    with filled(iter([bench.rows.table]), count, bench.size.keys) as hot:
+        reader = hot.reader()
+        try:
+            _series(bench, reader)
         finally:
             reader.close()
 
 
-def _fill(hot: HotSet) -> None:
-    random, keys, end = np.random.default_rng(3), pa.array([f"SYM{n:05d}" for n in range(KEYS)]), Offset(0)
-    for hour in range(HOURS):
-        count = KEYS * ROWS_PER_HOUR
-        number = np.arange(hour * count, (hour + 1) * count)
-        batch = pa.record_batch(
-            {
-                "symbol": keys.take(pa.array(number % KEYS)),
-                "ts": pa.array(T0_NS + number // KEYS * STEP_NS, pa.timestamp("ns", tz="UTC")),
-                "trade_id": pa.array(number.astype(np.uint64)),
-                "price": pa.array(np.round(100 + random.normal(0, 1, count), 2)),
-                "size": pa.array(np.round(random.exponential(1.0, count), 3)),
-            },
-            schema=SPEC.schema,
-        )
-        end = hot.append(batch, end, 0)
-        hot.publish(end)
+def _any_range(bench: Bench, reader: HotReader, key: str, times: npt.NDArray[np.int64]) -> None:
+    """One value: prepared, over ranges that end with the last row; as Arrow, over ranges that end anywhere."""
+    for id, (agg, budget) in ANY_RANGE.items():
+        handles = [reader.prepare_window(key, agg, range_ns) for _, range_ns in _ranges(times, len(times) - 1)]
+        for handle in handles:  # its sums are made by its first read
+            reader.read(handle)
+        _line(bench, id, f"{agg.fn} over any range, prepared", turning(reader.read, handles), budget=budget)
+        ops = [_window(key, agg, *one) for one in _ranges(times, len(times) // 2)]
+        _line(bench, f"{id}_arrow", f"{agg.fn} over any range, as Arrow", turning(reader.run, ops))
 
 
-def _values(report: Report, reader: HotReader, hours: int) -> None:
-    floor, range_ns = _cumulative_sum(hours * ROWS_PER_HOUR), hours * HOUR_NS
-    for agg in (Agg("sum", "price"), VWAP, Agg("min", "price"), Agg("stddev", "price")):
-        budget = BUDGET_SUM_S if agg.fn in ("sum", "vwap") else BUDGET_OTHER_S
-        prepared = reader.prepare_window(KEY, agg, range_ns)
-        _line(report, f"{agg.fn} of {hours} h, prepared", lambda p=prepared: reader.read(p), floor, budget)
-        op = HotWindow((agg,), (KEY,), TimeNs(LAST_NS), None, range_ns)
-        _line(report, f"{agg.fn} of {hours} h, one window", lambda o=op: reader.run(o), floor, BUDGET_OTHER_S)
+def _series(bench: Bench, reader: HotReader) -> None:
+    key = (bench.rows.busy,)
+    series = HotWindow((VWAP,), key, *HOUR, range_ns=MINUTES_5_NS)
+    found = reader.run(series).rows.num_rows
+    values = np.random.default_rng(4).normal(100, 1, found)
+    for id, what, op in (
+        ("s3.vwap_series", f"5-minute rolling VWAP, {found:,} rows", series),
+        ("s3.bars_1h", f"bars of 1 s over one hour, {found:,} rows: VWAP", HotBars((VWAP,), 10**9, key, *HOUR)),
+        ("s3.bars_1h_ohlc", "the same: open, high, low, close", HotBars(OHLC, 10**9, key, *HOUR)),
+    ):
+        ask = turning(reader.run, [op])
+        _line(bench, id, what, ask, lambda: np.cumsum(values), budget=at_most(300 * US))
 
 
-def _series(report: Report, reader: HotReader) -> None:
-    first, floor = TimeNs(LAST_NS - HOUR_NS + 1), _cumulative_sum(ROWS_PER_HOUR)
-    ohlc = tuple(Agg(fn, "price") for fn in ("open", "high", "low", "close"))
-    asked: dict[str, Any] = {
-        "VWAP of 5 minutes at each of 4,000 rows": HotWindow((VWAP,), (KEY,), first, None, 300 * 10**9),
-        "bars of 1 s of an hour, VWAP": HotBars((VWAP,), 10**9, (KEY,), first),
-        "bars of 1 s of an hour, open high low close": HotBars(ohlc, 10**9, (KEY,), first),
-    }
-    for what, op in asked.items():
-        _line(report, what, lambda o=op: reader.run(o), floor, BUDGET_SERIES_S)
+def _line(bench: Bench, id: str, what: str, ask: Ask, floor: Ask | None = None, budget: Budget | None = None) -> None:
+    runs = in_turns(ask, floor, runs=bench.size.runs, for_s=bench.size.run_s)
+    bench.report.add(id, what, runs, floor_name="cumulative sum", budget=budget)
 
 
-def _line(report: Report, what: str, call: Any, floor_s: float, budget_s: float) -> None:
-    found = latency(call)
-    verdict = "hit" if found.p50_s <= budget_s else "miss"
-    report.timed(what, found, floor_s, f"budget {budget_s * 1e6:.0f} µs: {verdict}")
+def _window(key: str, agg: Agg, at: int, range_ns: int) -> HotWindow:
+    return HotWindow((agg,), (key,), TimeNs(at), TimeNs(at + 1), range_ns=range_ns)
 
 
-def _cumulative_sum(count: int) -> float:
-    values = np.random.default_rng(4).normal(100, 1, count)
-    return latency(lambda: np.cumsum(values)).p50_s
+def _ranges(times: npt.NDArray[np.int64], least: int) -> list[tuple[int, int]]:
+    """(end, range) with the end at row `least` or later: from a thousandth of the rows before it to all of them."""
+    random = np.random.default_rng(5)
+    ends = times[random.integers(least, len(times), RANGES)]
+    shares = 10 ** random.uniform(-3, 0, RANGES)
+    return [(int(end), max(1, int((end - times[0]) * share))) for end, share in zip(ends, shares, strict=True)]
