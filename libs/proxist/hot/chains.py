@@ -84,11 +84,13 @@ class Chains:
 
     def free(self, count: int) -> None:
         """Free the blocks that `cover` found: the second half, after the floor was published."""
+        self._dirty |= self._live > 0  # only here do groups become idle
         evicting.free_blocks(
             self._mem, self._L, self._mirror, self._keys, self._state, self._free, self._live, self._freed, count
         )
         self._freed_since_trim += count
-        if self._freed_since_trim >= _TRIM_BLOCKS:
+        # The last blocks too, however few they were: nothing says when the next rows come.
+        if self._freed_since_trim >= _TRIM_BLOCKS or (count and not self.live_blocks):
             self._freed_since_trim = 0
             self._trim()
 
@@ -106,7 +108,6 @@ class Chains:
         Below that they are kept: the next blocks come from them without page faults.
         """
         touched = (int(self._state[w.S_NEXT]) * self._layout.block_rows) >> w.GROUP_SHIFT
-        self._dirty[:touched] |= self._live[:touched] > 0
         idle = np.flatnonzero((self._live[:touched] == 0) & self._dirty[:touched])
         if 4 * len(idle) <= touched:
             return
