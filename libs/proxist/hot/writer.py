@@ -98,9 +98,10 @@ class HotSet:
         False: evict, then ask again. Changes nothing but that new keys get their codes. Raises SchemaMismatch or InvalidBatch as `append` does.
         """
         takes = [self._take(batch) for batch in batches if batch.num_rows]
-        # `append` comes next with the same batches: they need not be taken apart twice
-        self._taken = {id(take.batch): take for take in takes}
-        return not takes or self._lack(takes) is None
+        fits = not takes or self._lack(takes) is None
+        # `append` comes next with the same batches: they need not be taken apart, nor their room be counted, twice
+        self._taken = {id(take.batch): take for take in takes} if fits else {}
+        return fits
 
     def append(self, batch: pa.RecordBatch, first: Offset, arrived_ns: int) -> Offset:
         """Take the rows of `batch` as offsets [first, first + rows); returns the new appended end.
@@ -115,10 +116,11 @@ class HotSet:
         if not batch.num_rows:
             return Offset(self._appended)
         take = self._taken.pop(id(batch), None)
-        if take is None or take.unknown:
+        if take is None:
+            self._taken = {}  # this batch takes room that was counted for others
             take = self._take(batch)
-        if lack := self._lack([take]):
-            raise self._overloaded(lack, batch.num_rows)
+            if lack := self._lack([take]):
+                raise self._overloaded(lack, batch.num_rows)
         slots, blocks, keys, min_time = self._chains.place(take.codes, take.times, take.seqs, first)
         self._ring.note(first)
         for store, taken in zip(self._stores, take.columns, strict=True):

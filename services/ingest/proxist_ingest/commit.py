@@ -114,7 +114,8 @@ class Committer:
         Where no lease protects the ack any more it raises NotOwner; the parts not yet answered are then in doubt.
         """
         with_rows = [part.rows for part in parts if part.rows.num_rows]
-        if len(parts) > 1 and not self.residency.room(*with_rows):
+        rows = concat(with_rows) if with_rows else None
+        if len(parts) > 1 and rows is not None and not self.residency.room(rows):
             for part in parts:  # one by one, each finds out for itself
                 self.commit([part])
             return
@@ -138,7 +139,7 @@ class Committer:
         _reached(stages, "wal.write")
         self._make_durable(group)
         _reached(stages, "wal.flush" if self._syncs_inline else None)
-        self._publish(group)
+        self._publish(group, rows)
         _reached(stages, "hot.apply")
         self._answer(group)
         if stages is not None:
@@ -266,12 +267,15 @@ class Committer:
             else:  # it repeats a batch of this very group
                 part.done(error)
 
-    def _publish(self, group: _Group) -> None:
+    def _publish(self, group: _Group, sent: pa.RecordBatch | None) -> None:
+        """Make the group's rows visible; `sent`: those of all its parts, which they are unless some were left out."""
         # After the flush: it may have taken longer than the lease, and whoever owns the shard then has not these rows.
         self._check_lease()
         with_rows = [accepted for accepted in group.accepted if accepted.rows.num_rows]
         if with_rows:
-            rows = concat([accepted.rows for accepted in with_rows])
+            rows = sent
+            if rows is None or rows.num_rows != sum(accepted.rows.num_rows for accepted in with_rows):
+                rows = concat([accepted.rows for accepted in with_rows])
             self._hot.append(rows, with_rows[0].original.first, time.time_ns())
             self._hot.publish(group.end)
             self.counts.rows += rows.num_rows

@@ -25,12 +25,11 @@ class Residency:
         self._shard = shard
         self._hot = hot
 
-    def room(self, *batches: pa.RecordBatch) -> bool:
-        """True: `batches` can be appended now. Evicts what is persisted, oldest first, as far as that needs it."""
-        row_count = sum(batch.num_rows for batch in batches)
-        while not self._hot.has_room(*batches):
+    def room(self, rows: pa.RecordBatch) -> bool:
+        """True: `rows` can be appended now. Evicts what is persisted, oldest first, as far as that needs it."""
+        while not self._hot.has_room(rows):
             marks = self._hot.marks()
-            step = max(row_count, ROOM_ROWS)
+            step = max(rows.num_rows, ROOM_ROWS)
             reached = self._hot.evict(Offset(min(marks.persisted, marks.floor + step)))
             if reached <= marks.floor:  # everything above is not persisted, or a reader holds it
                 return False
