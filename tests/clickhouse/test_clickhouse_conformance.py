@@ -21,7 +21,7 @@ def embedded_store(embedded: LocalClickHouse) -> Iterator[Store]:
 
 @pytest.fixture(scope="module")
 def tls_store(tls_embedded: LocalClickHouse, certs: DevCerts) -> Iterator[Store]:
-    store = Store.connect(tls_embedded.url, certs.client)
+    store = Store.connect(tls_embedded.url, certs.server)
     yield store
     store.close()
 

@@ -42,7 +42,7 @@ def strangers(tmp_path_factory: pytest.TempPathFactory) -> DevCerts:
 def test_a_failed_handshake_names_the_setting_and_has_no_effect(
     tls_embedded: LocalClickHouse, embedded: LocalClickHouse, certs: DevCerts, strangers: DevCerts
 ) -> None:
-    known, unknown = certs.client, strangers.client
+    known, unknown = certs.server, strangers.server
     for url, tls, says in (
         (tls_embedded.url, Tls(known.cert, known.key, unknown.ca), "handshake.*failed.*authority in `clickhouse_ca`"),
         (tls_embedded.url, PLAIN, "handshake.*failed.*authority in `clickhouse_ca`"),
@@ -65,10 +65,18 @@ def test_a_failed_handshake_names_the_setting_and_has_no_effect(
     store.close()
 
 
+def test_a_clients_certificate_opens_nothing(tls_embedded: LocalClickHouse, certs: DevCerts) -> None:
+    client = ClickHouse(tls_embedded.url, tls=certs.client)
+    assert not client.ping()
+    with pytest.raises(ProxistError, match="this certificate is a client's"):
+        client.command("CREATE DATABASE never")
+    client.close()
+
+
 def test_a_server_that_is_away_is_not_taken_for_a_failed_handshake(certs: DevCerts) -> None:
     with socket.socket() as taken:  # bound, and nobody listens
         taken.bind(("127.0.0.1", 0))
-        client = ClickHouse(f"https://127.0.0.1:{taken.getsockname()[1]}", tls=certs.client)
+        client = ClickHouse(f"https://127.0.0.1:{taken.getsockname()[1]}", tls=certs.server)
         with pytest.raises(Unavailable, match="does not answer. Check that it runs"):
             client.query("SELECT 1")
 
@@ -77,7 +85,7 @@ def test_what_the_machine_trusts_is_trusted_where_no_authority_is_given(
     tls_embedded: LocalClickHouse, certs: DevCerts, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("SSL_CERT_FILE", str(certs.ca))
-    client = ClickHouse(tls_embedded.url, tls=Tls(certs.client.cert, certs.client.key))
+    client = ClickHouse(tls_embedded.url, tls=Tls(certs.server.cert, certs.server.key))
     assert client.query("SELECT 1 AS a").to_pylist() == [{"a": 1}]
     client.close()
 
@@ -86,8 +94,8 @@ def test_renewed_files_count_for_new_connections_on_both_sides(
     own_server: LocalClickHouse, own_certs: DevCerts, tmp_path: Path
 ) -> None:
     shutil.copytree(own_certs.directory, tmp_path / "before")
-    before = Tls(*(tmp_path / "before" / name for name in ("client.crt", "client.key", "ca.crt")))
-    client = ClickHouse(own_server.url, tls=own_certs.client)
+    before = Tls(*(tmp_path / "before" / name for name in ("tls.crt", "tls.key", "ca.crt")))
+    client = ClickHouse(own_server.url, tls=own_certs.server)
     client.query("SELECT 1")
     own_certs.make()
     client.query("SELECT 1")  # the connection that works is left alone
@@ -101,16 +109,18 @@ def test_renewed_files_count_for_new_connections_on_both_sides(
 
 
 def test_half_replaced_files_do_not_cost_a_server_that_has_good_ones(
-    own_server: LocalClickHouse, own_certs: DevCerts, strangers: DevCerts
+    own_server: LocalClickHouse, own_certs: DevCerts, strangers: DevCerts, tmp_path: Path
 ) -> None:
+    copied = shutil.copytree(own_certs.directory, tmp_path / "copied")
+    files = Tls(*(copied / name for name in ("tls.crt", "tls.key", "ca.crt")))
     shutil.copy(strangers.directory / "tls.key", own_certs.directory / "tls.key")
-    client = ClickHouse(own_server.url, tls=own_certs.client)
+    client = ClickHouse(own_server.url, tls=files)
     assert client.query("SELECT 1 AS a").to_pylist() == [{"a": 1}]
     client.close()
 
 
 def test_confirmed_rows_survive_a_restart_over_tls(own_server: LocalClickHouse, own_certs: DevCerts) -> None:
-    store = Store.connect(own_server.url, own_certs.client)
+    store = Store.connect(own_server.url, own_certs.server)
     table = store.table()
     store.clickhouse.insert(table, rows_of(table, 10), "a")
     own_server.kill()
@@ -123,7 +133,7 @@ def test_confirmed_rows_survive_a_restart_over_tls(own_server: LocalClickHouse, 
 
 
 def test_sigterm_ends_a_server_whose_clients_stay_connected(own_server: LocalClickHouse, own_certs: DevCerts) -> None:
-    client = ClickHouse(own_server.url, tls=own_certs.client)
+    client = ClickHouse(own_server.url, tls=own_certs.server)
     client.query("SELECT 1")
     assert own_server.stop() == 0
     client.close()
@@ -133,7 +143,7 @@ def test_a_client_that_never_begins_its_handshake_holds_up_nobody(
     tls_embedded: LocalClickHouse, certs: DevCerts
 ) -> None:
     port = int(tls_embedded.url.rpartition(":")[2])
-    client = ClickHouse(tls_embedded.url, tls=certs.client)
+    client = ClickHouse(tls_embedded.url, tls=certs.server)
     with socket.create_connection(("127.0.0.1", port), timeout=DEADLINE_S):
         assert client.query("SELECT 1 AS a", timeout_s=DEADLINE_S).to_pylist() == [{"a": 1}]
     client.close()
@@ -147,10 +157,10 @@ def test_without_an_authority_the_server_lets_in_whoever_trusts_it(tmp_path: Pat
 
 
 def test_files_that_cannot_be_used_are_named_at_once(tmp_path: Path, certs: DevCerts, strangers: DevCerts) -> None:
-    known = certs.client
+    known = certs.server
     for tls, says in (
         (Tls(known.cert, known.key, tmp_path / "absent.crt"), "`tls_ca` is .*absent.crt, which cannot be read"),
-        (Tls(known.cert, strangers.client.key, known.ca), "no pair of a certificate and its key"),
+        (Tls(known.cert, strangers.server.key, known.ca), "no pair of a certificate and its key"),
     ):
         with pytest.raises(ConfigError, match=says):
             ClickHouse("https://127.0.0.1:8443", tls=tls)

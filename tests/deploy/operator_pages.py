@@ -11,7 +11,6 @@ import pytest
 from elsewhere import Elsewhere
 from shell_blocks import ROOT, Shell, blocks
 
-from proxist.rpc.tls import from_environment
 from proxist.testing.cluster import LocalCluster
 
 OPERATIONS = ROOT / "docs" / "operations"
@@ -40,7 +39,7 @@ def run_page(
 def clickhouse_parses(statement: str, cluster: LocalCluster) -> bool:
     quoted = statement.replace("\\", "\\\\").replace("'", "\\'")
     request = urllib.request.Request(cluster.endpoints["clickhouse"], f"SELECT formatQuery('{quoted}')".encode())
-    context = from_environment().http_client() if cluster.tls else None
+    context = cluster.service_tls.http_client() if cluster.tls else None
     try:
         with urllib.request.urlopen(request, timeout=10, context=context) as answer:
             return bool(answer.read())

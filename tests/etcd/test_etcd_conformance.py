@@ -19,7 +19,7 @@ def client(
     request: pytest.FixtureRequest, etcd_address: str, tls_etcd: LocalEtcd, certs: DevCerts
 ) -> Iterator[EtcdClient]:
     address = tls_etcd.address if request.param == "tls" else etcd_address
-    with EtcdClient([address], tls=certs.client) as client:
+    with EtcdClient([address], tls=certs.server) as client:
         yield client
 
 

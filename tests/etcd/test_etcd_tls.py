@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import socket
 import ssl
 import threading
@@ -49,7 +50,7 @@ def test_keys_leases_and_watches_over_tls_survive_a_restart_of_etcd(
 ) -> None:
     kept_again = threading.Event()
     restarted = threading.Event()
-    with EtcdClient([own_tls_etcd.address], tls=own_certs.client) as client:
+    with EtcdClient([own_tls_etcd.address], tls=own_certs.server) as client:
         lease = KeptLease(client, 10, on_extend=lambda _: kept_again.set() if restarted.is_set() else None).start()
         assert client.txn([absent(prefix + "a")], [Put(prefix + "a", b"1", lease.id)]).succeeded
         mirror = Mirror(client, prefix).start()
@@ -70,12 +71,13 @@ def test_keys_leases_and_watches_over_tls_survive_a_restart_of_etcd(
 def test_a_failed_handshake_names_the_setting(
     tls_etcd: LocalEtcd, etcd_address: str, certs: DevCerts, strangers: DevCerts
 ) -> None:
-    known, unknown = certs.client, strangers.client
+    known, unknown = certs.server, strangers.server
     for address, tls, says in (
         (tls_etcd.address, Tls(known.cert, known.key, unknown.ca), "handshake failed.*authority in `etcd_ca`"),
         (tls_etcd.address, None, "handshake failed.*authority in `etcd_ca`"),
         (tls_etcd.address, certs.nameless, "handshake failed.*wants one.*`tls_cert` and `tls_key`"),
         (tls_etcd.address, Tls(unknown.cert, unknown.key, known.ca), "handshake failed.*refuses the certificate"),
+        (tls_etcd.address, certs.client, "handshake failed.*refuses the certificate"),
         (f"https://{etcd_address}", known, "handshake failed.*without https://"),
         (plain(tls_etcd.address), known, "write https:// before the address"),
     ):
@@ -87,7 +89,7 @@ def test_a_failed_handshake_names_the_setting(
 def test_an_etcd_that_is_away_is_not_taken_for_a_failed_handshake(certs: DevCerts) -> None:
     with socket.socket() as taken:  # bound, and nobody listens
         taken.bind(("127.0.0.1", 0))
-        client = EtcdClient(f"https://127.0.0.1:{taken.getsockname()[1]}", tls=certs.client)
+        client = EtcdClient(f"https://127.0.0.1:{taken.getsockname()[1]}", tls=certs.server)
         with client, pytest.raises(Unavailable, match=r"Start it, or correct `etcd` \(PROXIST_ETCD\)\.$"):
             client.get("/a")
 
@@ -95,14 +97,14 @@ def test_an_etcd_that_is_away_is_not_taken_for_a_failed_handshake(certs: DevCert
 def test_reads_go_on_at_another_member_when_the_first_fails_its_handshake(
     tls_etcd: LocalEtcd, etcd_address: str, certs: DevCerts
 ) -> None:
-    with EtcdClient([f"https://{etcd_address}", tls_etcd.address], tls=certs.client) as client:
+    with EtcdClient([f"https://{etcd_address}", tls_etcd.address], tls=certs.server) as client:
         assert client.get("/nothing") is None
 
 
 def test_renewed_files_count_when_a_connection_is_made_anew(
     own_tls_etcd: LocalEtcd, own_certs: DevCerts, prefix: str
 ) -> None:
-    with EtcdClient([own_tls_etcd.address], tls=own_certs.client) as client:
+    with EtcdClient([own_tls_etcd.address], tls=own_certs.server) as client:
         mirror = Mirror(client, prefix).start()
         mirror.wait_synced(DEADLINE_S)
         own_certs.make()
@@ -116,11 +118,12 @@ def test_renewed_files_count_when_a_connection_is_made_anew(
 
 
 def test_half_replaced_files_do_not_cost_a_client_that_has_good_ones(
-    own_tls_etcd: LocalEtcd, own_certs: DevCerts, strangers: DevCerts, prefix: str
+    own_tls_etcd: LocalEtcd, own_certs: DevCerts, strangers: DevCerts, prefix: str, tmp_path: Path
 ) -> None:
-    assert own_certs.client.key is not None
-    with EtcdClient([own_tls_etcd.address], tls=own_certs.client) as client:
-        (own_certs.directory / "client.key").write_bytes((strangers.directory / "client.key").read_bytes())
+    copied = shutil.copytree(own_certs.directory, tmp_path / "copied")
+    files = Tls(*(copied / name for name in ("tls.crt", "tls.key", "ca.crt")))
+    with EtcdClient([own_tls_etcd.address], tls=files) as client:
+        shutil.copy(strangers.directory / "tls.key", copied / "tls.key")
         own_tls_etcd.kill()
         with pytest.raises(Unavailable):
             client.put(prefix + "a", b"")
@@ -130,10 +133,10 @@ def test_half_replaced_files_do_not_cost_a_client_that_has_good_ones(
 
 
 def test_files_that_cannot_be_used_are_named_at_once(tmp_path: Path, certs: DevCerts, strangers: DevCerts) -> None:
-    known = certs.client
+    known = certs.server
     for tls, says in (
         (Tls(known.cert, known.key, tmp_path / "absent.crt"), "`tls_ca` is .*absent.crt, which cannot be read"),
-        (Tls(known.cert, strangers.client.key, known.ca), "no pair of a certificate and its key"),
+        (Tls(known.cert, strangers.server.key, known.ca), "no pair of a certificate and its key"),
     ):
         with pytest.raises(ConfigError, match=says):
             EtcdClient("https://127.0.0.1:2379", tls=tls)
@@ -152,7 +155,7 @@ def test_an_endpoint_that_is_none_is_refused_without_repeating_a_password(endpoi
 def test_peers_of_an_etcd_with_tls_must_show_a_certificate(tls_etcd: LocalEtcd, certs: DevCerts) -> None:
     command = etcd_command(Path("data"), 1, 2, tls=certs.server)
     assert {"--listen-peer-urls=https://127.0.0.1:2", "--peer-client-cert-auth", "--client-cert-auth"} <= set(command)
-    for tls, refused in ((certs.client, False), (certs.nameless, True)):
+    for tls, refused in ((certs.server, False), (certs.client, True), (certs.nameless, True)):
         context = tls.http_client()
         with socket.create_connection(("127.0.0.1", tls_etcd.peer_port), timeout=DEADLINE_S) as raw:
             try:

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 import yaml
-from helm_chart import CHART, RELEASE, VALUES, Document, environment, named, of_kind, render, services
+from helm_chart import CHART, NAMESPACE, RELEASE, VALUES, Document, environment, named, of_kind, render, services
 
 from proxist.etcd import EtcdClient
 from proxist.etcd.local import etcd_command
@@ -65,6 +65,9 @@ def test_etcd_and_an_owner_start_as_the_chart_starts_them(case: str, tmp_path: P
     tls = _secrets(found, tmp_path)
     stateful = named(found, "StatefulSet", "etcd")
     _, *arguments = stateful["spec"]["template"]["spec"]["containers"][0]["command"]
+    known = f"{RELEASE}-proxist-etcd.{NAMESPACE}.svc.cluster.local"
+    for whom in ("client", "peer"):
+        assert (f"--{whom}-cert-allowed-hostname={known}" in arguments) is (tls is not None)
     client, peer, metrics = free_ports(3)
     name = f"{RELEASE}-proxist-etcd-0"
     text = json.dumps(arguments).replace("$(POD_NAME)", name).replace("/var/lib/etcd", str(tmp_path))

@@ -42,12 +42,12 @@ def clickhouse_door(cluster: LocalCluster) -> dict[str, Any]:
     door = {"interface": interface, "host": host, "port": int(port)}
     if not cluster.tls:
         return door
-    files = cluster.endpoints["tls"]
+    shown = cluster.service_tls
     return {
         **door,
-        "ca_cert": files["ca"],
-        "client_cert": files["cert"],
-        "client_cert_key": files["key"],
+        "ca_cert": str(shown.ca),
+        "client_cert": str(shown.cert),
+        "client_cert_key": str(shown.key),
         "tls_mode": "strict",
     }
 

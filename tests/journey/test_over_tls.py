@@ -23,8 +23,11 @@ from test_errors import refusal, rows
 
 import proxist
 from proxist.auth.cluster import ClusterSecret
+from proxist.auth.identity import Grant
+from proxist.auth.store import create_token
 from proxist.cli import cluster_tls
 from proxist.errors import Unauthenticated, Unavailable
+from proxist.etcd import EtcdClient
 from proxist.pb import auth_pb2, auth_pb2_grpc, query_pb2, query_pb2_grpc
 from proxist.rpc.grpc_client import connect
 from proxist.rpc.tls import from_environment
@@ -171,7 +174,8 @@ def test_no_door_answers_without_a_certificate_nor_in_clear(cluster: LocalCluste
     doors.append(("clickhouse", cluster.endpoints["clickhouse"], PING))
     assert len(doors) == 3 * 2 + 2 + 1 + 1, "Flight and gRPC of three, gRPC of two, the stores"
     for name, address, request in doors:
-        assert first_byte(address, request, trusting(cluster, showing=True)) not in (b"", ALERT), name
+        shown = cluster.service_tls.http_client() if name == "etcd" else trusting(cluster, showing=True)
+        assert first_byte(address, request, shown) not in (b"", ALERT), name
         assert first_byte(address, request, trusting(cluster, showing=False)) == b"", name
         assert first_byte(address, request, None) in (b"", ALERT), name
 
@@ -186,6 +190,17 @@ def http_status(url: str, context: ssl.SSLContext, token: str | None) -> int:
     except urllib.error.HTTPError as error:
         with error:
             return error.code
+
+
+def test_a_clients_certificate_opens_no_store(cluster: LocalCluster) -> None:
+    with (
+        EtcdClient([cluster.endpoints["etcd"]], tls=from_environment()) as etcd,
+        pytest.raises(Unavailable, match="refuses the certificate"),
+    ):
+        create_token(etcd, tenant="*", grants=[Grant("admin", "*")], expires_in_ns=0)
+    url = f"{cluster.endpoints['clickhouse']}/?query=SELECT+1"
+    assert http_status(url, trusting(cluster, showing=True), None) == 403
+    assert http_status(url, cluster.service_tls.http_client(), None) == 200
 
 
 def http_doors(cluster: LocalCluster) -> list[str]:

@@ -53,7 +53,7 @@ def up(
         with DirectoryLock(data_dir):
             run_dir = prepare_run_dir(data_dir)
             tls = _tls_of(data_dir) if with_tls else None
-            probing = None if tls is None else tls.client
+            probing = None if tls is None else tls.parts  # the stores let nobody else in
             for tries_left in reversed(range(PORT_TRIES if port_base == 0 else 1)):
                 ports = parts.choose_ports(port_base, ingest, query)
                 planned = parts.plan(data_dir, run_dir, ports, ingest, query, log_level, tls)

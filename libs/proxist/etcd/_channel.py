@@ -156,7 +156,7 @@ def _remedy(said: str, *, secure: bool) -> str:
     if "_ALERT_" in said:
         return (
             f"{_HANDSHAKE}: it refuses the certificate that it was shown, or wants one. Set `tls_cert` and "
-            "`tls_key` to a pair that its --trusted-ca-file signed."
+            "`tls_key` to a pair that its --trusted-ca-file signed, for the name in its --client-cert-allowed-hostname."
         )
     if "andshake" in said:
         return (

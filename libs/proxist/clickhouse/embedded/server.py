@@ -25,6 +25,10 @@ HANDSHAKE_TIMEOUT_S = 10.0
 LINGER_S = 1.0
 
 _LOG = logging.getLogger("proxist.clickhouse.embedded")
+_NOT_OF_A_HOST = (
+    "The store is for the services, and this certificate is a client's: it has no DNS name. Call a query node, or show "
+    "a certificate that names its host."
+)
 _BAD_REQUEST = frozenset({36, 6, 26, 27, 38, 41, 62, 72, 117, 130, 131, 427, 53, 321, 167, 168})
 _NOT_FOUND = frozenset({60, 46, 47, 50, 56, 81, 115, 63, 73, 336, 343})
 _HTTP_STATUS = {516: 403, 192: 403, 194: 401, 159: 408, 48: 501, 202: 503, 164: 403}
@@ -152,8 +156,10 @@ class _Handler(BaseHTTPRequestHandler):
         self._server.connection(self.request, is_open=True)
 
     def handle(self) -> None:
+        self._refused = False
         if isinstance(self.request, ssl.SSLSocket):
             self._shake_hands(self.request)
+            self._refused = not _is_of_a_host(self.request)
         super().handle()
 
     def _shake_hands(self, sock: ssl.SSLSocket) -> None:
@@ -218,6 +224,10 @@ class _Handler(BaseHTTPRequestHandler):
         except BadRequest as error:
             self.close_connection = True  # where the body ends is not known
             self._fail(error, 400)
+            return
+        if self._refused:
+            self.close_connection = True
+            self._fail(BadRequest(516, "AUTHENTICATION_FAILED", _NOT_OF_A_HOST), 403)
             return
         url = urlsplit(self.path)
         if url.path in ("/ping", "/replicas_status") or (url.path == "/" and not url.query and not raw):
@@ -317,6 +327,14 @@ class _Handler(BaseHTTPRequestHandler):
             if len(chunk) != size or self.rfile.readline(3) not in (b"\r\n", b"\n"):
                 raise ConnectionError("the client left in the middle of its body")
             chunks.append(chunk)
+
+
+def _is_of_a_host(sock: ssl.SSLSocket) -> bool:
+    """Whether the caller showed a certificate with a DNS name, as services have; so does everybody where none is asked."""
+    if sock.context.verify_mode == ssl.CERT_NONE:
+        return True
+    names = (sock.getpeercert() or {}).get("subjectAltName", ())
+    return any(kind == "DNS" for kind, _ in names)
 
 
 def _decoded(body: bytes, coding: str) -> bytes:
