@@ -182,6 +182,7 @@ def _metrics() -> Part:
                     "interval": _text("a time like 15s", "15s", DURATION),
                     "tokenSecret": _secret("metrics.serviceMonitor.tokenKey names"),
                     "tokenKey": _key(),
+                    "tlsSecret": _secret("tls.crt and tls.key"),
                 }
             ),
             "prometheusRule": _object(

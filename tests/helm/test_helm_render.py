@@ -79,11 +79,21 @@ def test_the_production_case_has_every_optional_kind() -> None:
 @pytest.mark.parametrize("clients", ["token", "certificate"])
 def test_prometheus_shows_what_the_services_ask_for(clients: str) -> None:
     values = VALUES["production"]
-    found = render({**values, "tls": {**values["tls"], "clients": clients}})
+    named = {"tlsSecret": "prometheus-tls" if clients == "certificate" else ""}
+    metrics = {"serviceMonitor": {**values["metrics"]["serviceMonitor"], **named}}
+    found = render({**values, "tls": {**values["tls"], "clients": clients}, "metrics": metrics})
     for monitor in of_kind(found, "ServiceMonitor"):
         for endpoint in monitor["spec"]["endpoints"]:
             assert endpoint["scheme"] == "https"
-            assert ({"cert", "keySecret"} <= set(endpoint["tlsConfig"])) is (clients == "certificate")
+            shown = {key: endpoint["tlsConfig"].get(key) for key in ("cert", "keySecret")}
+            assert shown == (
+                {
+                    "cert": {"secret": {"name": "prometheus-tls", "key": "tls.crt"}},
+                    "keySecret": {"name": "prometheus-tls", "key": "tls.key"},
+                }
+                if clients == "certificate"
+                else {"cert": None, "keySecret": None}
+            )
             assert endpoint["authorization"]["credentials"]["name"] == "proxist-metrics"
 
 

@@ -145,6 +145,26 @@ TOGETHER: dict[str, tuple[dict[str, Any], str]] = {
         {"insecure": True, "tls": {"source": "none", "clients": "certificate"}},
         "nobody could show one",
     ),
+    "certificates that nobody issues": ({"tls": {"clients": "certificate"}}, "whose authority keeps no key"),
+    "etcd in clear": (
+        {"etcd": {"bundled": False, "external": {"endpoints": ["a:2379", "b:2379"]}}},
+        "`etcd.external.endpoints` are called without TLS",
+    ),
+    "ClickHouse in clear": (
+        {"clickhouse": {"bundled": False, "external": {"url": "http://c:8123"}}},
+        "`clickhouse.external.url` is called without TLS",
+    ),
+    "no certificate for Prometheus": (
+        {
+            "tls": {"source": "existingSecret", "existingSecret": "x", "clients": "certificate"},
+            "metrics": {"serviceMonitor": {"enabled": True, "tokenSecret": "t"}},
+        },
+        "name that in `metrics.serviceMonitor.tlsSecret`",
+    ),
+    "a certificate for nobody": (
+        {"metrics": {"serviceMonitor": {"tlsSecret": "x"}}},
+        "Set `tls.clients: certificate`, or remove it",
+    ),
     "an authority for nobody": ({"etcd": {"external": {"caSecret": "x"}}}, "Set `etcd.bundled: false`, or remove it"),
     "half of etcd with TLS": (
         {"etcd": {"bundled": False, "external": {"endpoints": ["https://a:2379", "b:2379"]}}},
@@ -174,6 +194,17 @@ TOGETHER: dict[str, tuple[dict[str, Any], str]] = {
 def test_values_that_do_not_go_together_fail_with_what_to_do(case: str) -> None:
     values, sentence = TOGETHER[case]
     assert sentence in refused(values)
+
+
+def test_an_insecure_cluster_may_have_stores_in_clear() -> None:
+    assert render(
+        {
+            "insecure": True,
+            "tls": {"source": "none"},
+            "etcd": {"bundled": False, "external": {"endpoints": ["e:2379"]}},
+            "clickhouse": {"bundled": False, "external": {"url": "http://c:8123"}},
+        }
+    )
 
 
 def test_all_that_is_wrong_is_said_at_once() -> None:
