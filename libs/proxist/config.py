@@ -10,10 +10,12 @@ from __future__ import annotations
 import hashlib
 import ipaddress
 import os
+import stat
 import tempfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal, Self, TypeVar
+from urllib.parse import urlsplit
 
 import yaml
 from pydantic import Field, ValidationError, field_validator, model_validator
@@ -85,8 +87,8 @@ class ServiceConfig(BaseSettings):
     auth: Literal["off", "tokens"] = "off"
     """`tokens`: every call needs one (`pxctl auth create-token`) and services prove themselves by the cluster's secret."""
     cluster_secret_file: Path | None = None
-    """With `auth: tokens`: a file with 32 characters or more, the same for every service and readable for its user
-    alone; several lines while it is rotated, the first one signs."""
+    """With `auth: tokens`: a file with 32 characters or more, the same for every service; several lines while it is
+    rotated, the first one signs. Keep it for the service's user: a start warns where everybody may read it."""
     log_level: Literal["debug", "info", "warning", "error"] = "info"
     """debug, info, warning or error."""
     trace_callers: bool = True
@@ -116,6 +118,33 @@ class ServiceConfig(BaseSettings):
         """Where an owner hands out descriptors of its hot sets."""
         return self.run_dir / f"{self.name}.attach"
 
+    def warnings(self) -> list[str]:
+        """What is allowed and still opens a way around TLS or tokens, a sentence each.
+
+        Stores of other machines that are called in clear by a node with TLS or tokens, and secret files that every user
+        of this machine may read. None for a store where the node is `insecure`.
+        """
+        found = []
+        if not self.insecure and (self.tls_cert is not None or self.auth == "tokens"):
+            plain = [e.removeprefix("http://") for e in self.etcd_endpoints if not e.startswith("https://")]
+            if not all(is_loopback(endpoint.rpartition(":")[0]) for endpoint in plain):
+                found.append(
+                    "`etcd` is on another machine and called without TLS: whoever is between may make tokens. Write "
+                    "https:// before every endpoint."
+                )
+            store = urlsplit(self.clickhouse)
+            if store.scheme == "http" and not is_loopback(store.hostname or ""):
+                found.append(
+                    "`clickhouse` is on another machine and called without TLS: rows and its password go in clear. Write "
+                    "https:// before the address."
+                )
+        for name, path in (("tls_key", self.tls_key), ("cluster_secret_file", self.cluster_secret_file)):
+            if path is not None and _everybody_reads(path):
+                found.append(
+                    f"Every user of this machine may read the file of `{name}`. Take that away: chmod o= FILE."
+                )
+        return found
+
     @field_validator("etcd")
     @classmethod
     def _etcd_has_ports(cls, value: str) -> str:
@@ -131,7 +160,7 @@ class ServiceConfig(BaseSettings):
     @field_validator("clickhouse")
     @classmethod
     def _clickhouse_is_http(cls, value: str) -> str:
-        if not value.startswith(("http://", "https://")):
+        if not value.startswith(("http://", "https://")) or not urlsplit(value).hostname:
             raise ValueError("must be an http:// or https:// address, for example http://127.0.0.1:8123")
         return value
 
@@ -192,6 +221,14 @@ def default_run_dir(data_dir: Path) -> Path:
     if len(base.encode()) > _TEMP_BYTES_MAX:
         base = "/tmp"
     return Path(base) / f"proxist-{os.getuid()}" / digest
+
+
+def _everybody_reads(path: Path) -> bool:
+    """False for a file that is not there: whoever opens it says so."""
+    try:
+        return bool(path.stat().st_mode & stat.S_IROTH)
+    except OSError:
+        return False
 
 
 def is_loopback(host: str) -> bool:

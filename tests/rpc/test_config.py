@@ -56,6 +56,37 @@ def test_endpoints_are_a_list_and_sockets_are_in_the_run_dir() -> None:
 
 TLS = ["--tls-cert", "c", "--tls-key", "k", "--tls-ca", "a"]
 TOKENS = ["--auth", "tokens", "--cluster-secret-file", "s"]
+FAR = ["--etcd", "https://a:2379", "--clickhouse", "https://b:8443"]
+
+
+@pytest.mark.parametrize(
+    ("argv", "named"),
+    [
+        (["--etcd", "etcd-0:2379", "--clickhouse", "http://proxist:pw@store:8123", *TLS], ["etcd", "clickhouse"]),
+        (["--etcd", "etcd-0:2379", "--clickhouse", "https://store:8443", *TOKENS], ["etcd"]),
+        (["--etcd", "127.0.0.1:2379,http://10.0.0.1:2379", *TLS, *TOKENS], ["etcd"]),
+        (["--etcd", "localhost:2379,[::1]:2379", "--clickhouse", "http://u:p@[::1]:8123/db", *TLS], []),
+        ([*FAR, *TLS, *TOKENS], []),
+        (["--etcd", "etcd-0:2379", "--clickhouse", "http://store:8123"], []),
+        (["--etcd", "etcd-0:2379", "--clickhouse", "http://store:8123", *TLS, "--insecure"], []),
+    ],
+)
+def test_stores_of_other_machines_in_clear_are_warned_of_under_tls_or_tokens(argv: list[str], named: list[str]) -> None:
+    said = load([*NAME, *argv]).warnings()
+    assert [sentence.split("`")[1] for sentence in said] == named
+    assert all("https://" in sentence and "pw" not in sentence for sentence in said)
+
+
+@pytest.mark.parametrize(("mode", "named"), [(0o644, ["tls_key", "cluster_secret_file"]), (0o440, []), (0o400, [])])
+def test_secret_files_that_everybody_may_read_are_warned_of(tmp_path: Path, mode: int, named: list[str]) -> None:
+    file = tmp_path / "secret"
+    file.touch(mode=mode)
+    file.chmod(mode)
+    argv = ["--tls-cert", "c", "--tls-ca", "a", "--tls-key", str(file), "--auth", "tokens"]
+    said = load([*NAME, *FAR, *argv, "--cluster-secret-file", str(file)]).warnings()
+    assert [sentence.split("`")[1] for sentence in said] == named
+
+
 NO_TLS = "without TLS (set `tls_cert`, `tls_key` and `tls_ca`)"
 NO_TOKENS = "without tokens (set `auth: tokens` and `cluster_secret_file`)"
 

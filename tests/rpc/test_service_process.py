@@ -126,6 +126,14 @@ def test_an_insecure_start_is_a_warning_in_the_log(run: Callable[..., Running]) 
         assert (code, sum(line["level"] == "warning" and "insecure" in line["event"] for line in lines)) == (0, warns)
 
 
+def test_a_start_warns_of_what_goes_around_tls(run: Callable[..., Running], tmp_path: Path) -> None:
+    service = run(*tls_flags(DevCerts(tmp_path / "certs")), "--etcd", "etcd-0.example.com:2379")
+    service.ready()
+    _, stderr = service.end(signal.SIGTERM)
+    said = [line["event"] for line in map(json.loads, stderr.splitlines()) if line["level"] == "warning"]
+    assert [event for event in said if event.startswith("`etcd` is on another machine and called without TLS")]
+
+
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_a_signal_stops_it_in_order_with_exit_code_0(run: Callable[..., Running], number: signal.Signals) -> None:
     service = run()

@@ -40,7 +40,7 @@ class ClusterSecret:
             reason = getattr(error, "strerror", None) or "it is not text"
             raise ConfigError(
                 f"`cluster_secret_file` cannot be read ({reason}). Set it (PROXIST_CLUSTER_SECRET_FILE) to a file with "
-                "the cluster's secret, readable for this user alone."
+                "the cluster's secret that this user may read."
             ) from None
         if not lines or any(len(line) < SECRET_CHARS_MIN for line in lines):
             raise ConfigError(

@@ -135,6 +135,8 @@ def run(role: str, config: C, build: Callable[[C, Lifeline], Service]) -> NoRetu
     log.info("ready", insecure=config.insecure, **endpoints)
     if config.insecure:
         log.warning("insecure: whoever reaches this node's doors needs no TLS and no token", host=config.host)
+    for sentence in config.warnings():
+        log.warning(sentence)
     # Polled: a signal that the kernel gives to a thread of gRPC or Arrow is handled only when this thread wakes up.
     while not lifeline.ended.wait(SIGNAL_LOOK_S):
         pass
