@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import base64
 import functools
-import json
+import itertools
 import re
 import shutil
 import subprocess
@@ -85,6 +86,7 @@ class Elsewhere:
         return list(documents(text for name, text in files.items() if not name.endswith(".txt")))
 
     def _kubectl(self, words: Words) -> None:
+        words, read = _with_input(words)
         outer = words[: words.index("--")] if "--" in words else words
         verb, options, names = _split(outer, valued={"-n", "-f", "-c", "-o", "-p", "--type"})
         depth = {"create": 2 if names and names[0] == "secret" else 1, "rollout": 1}.get(verb, 0)
@@ -95,7 +97,10 @@ class Elsewhere:
                 known = (KINDS.get(kind, kind), which) in self._resources() or (kind == "secret" and which in SECRETS)
                 assert known, f"neither the chart nor install.md makes {name}"
         if verb == "patch":
-            assert json.loads(dict(options)["-p"])
+            assert _mapping(dict(options).get("-p") or read)
+        elif read is not None:
+            assert read, "an empty secret"
+        assert "--from-literal" not in dict(options), "`ps` shows it: let kubectl read it from its input"
         if verb == "exec":
             assert words[words.index("--") + 1] == "pxctl"
         if "-c" in dict(options):
@@ -153,8 +158,9 @@ class Elsewhere:
         assert set(_of(options, "-u")) <= UNITS
 
     def _clickhouse(self, words: Words) -> None:
-        name, statement = words
-        assert name == "--query"
+        *option, statement = words
+        assert option in ([], ["--query"]), words
+        assert not option or "IDENTIFIED" not in statement, "`ps` shows it: let the client read it from its input"
         assert self._parses(statement), statement
 
     def _promtool(self, words: Words) -> None:
@@ -166,9 +172,28 @@ class Elsewhere:
         assert f"grpcurl {' '.join(words)}\n" in tested, "not a line of grpcurl.md, whose lines are run"
 
     def _curl(self, words: Words) -> None:
+        words, read = _with_input(words)
         _, options, names = _split(("", *words), valued={"--cacert", "--cert", "--key", "-H", "-X"})
+        assert all(header == "@-" for header in _of(options, "-H")), "`ps` shows it: let curl read it from its input"
+        assert read is None or read.startswith("authorization: Bearer "), read
         assert re.fullmatch(r"https?://[a-z0-9.-]+:\d+/\S*", names[-1]), names
         assert ("-sf", "") in options, "errors must not look like answers"
+
+
+def _with_input(words: Words) -> tuple[Words, str | None]:
+    """The words of the command line, and what a program reads that has `/dev/stdin` or `-H @-` among them."""
+    reads = any(word.endswith("/dev/stdin") for word in words) or ("-H", "@-") in itertools.pairwise(words)
+    return (words[:-1], words[-1]) if reads else (words, None)
+
+
+def _mapping(text: str | None) -> bool:
+    """Whether a patch is a mapping whose secrets' data are base64, and no token of a secret is empty."""
+    found = yaml.safe_load(text or "")
+    assert isinstance(found, dict), text
+    for value in found.get("data", {}).values():
+        assert base64.b64decode(value, validate=True), text
+    assert all(found.get("stringData", {"": "-"}).values()), text
+    return bool(found)
 
 
 def _split(words: Words, valued: set[str]) -> tuple[str, list[tuple[str, str]], list[str]]:

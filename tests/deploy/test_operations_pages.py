@@ -83,6 +83,24 @@ def test_the_blocks_about_rotation_are_shell() -> None:
         assert (done.returncode, done.stderr) == (0, ""), block.place
 
 
+SERVICES_ALONE = re.compile(r"/etc/proxist/(tls/\S+\.key|cluster\.secret|\S+\.env)|> */etc/")
+"""What install.md makes readable for the services' user alone, or writable for root alone."""
+
+
+@pytest.mark.parametrize("page", [*PLAIN, *RUNBOOKS, ROTATE], ids=lambda page: page.stem)
+def test_what_only_services_may_read_is_opened_with_sudo(page: Path) -> None:
+    """Here pages run as root, to whom nothing is closed."""
+    for block in blocks(page):
+        for command in re.split(r" \| | && |\n", block.text):
+            assert not SERVICES_ALONE.search(command) or re.match(r"\s*(sudo |SHOWN=)", command), (block.place, command)
+
+
+def test_the_authority_is_readable_for_everybody_who_calls() -> None:
+    text = (OPERATIONS / "install.md").read_text()
+    assert re.search(r"^sudo install -d -m 0755 /etc/proxist /etc/proxist/tls$", text, re.M)
+    assert re.search(r"^sudo install -m 0644 tls.crt ca.crt /etc/proxist/tls$", text, re.M)
+
+
 @pytest.mark.parametrize("page", [*PLAIN, *RUNBOOKS, ROTATE], ids=lambda page: page.stem)
 def test_a_command_in_the_middle_of_a_sentence_is_one_too(page: Path) -> None:
     for line in re.findall(r"`pxctl ([a-z][^`]*)`", page.read_text()):

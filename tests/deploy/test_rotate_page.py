@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 from operator_pages import OPERATIONS, run_page
-from shell_blocks import Shell
+from shell_blocks import CHART_SECRET, Shell
 
 import proxist
 from proxist.auth.cluster import ClusterSecret
@@ -28,6 +28,9 @@ def test_a_rotation_leaves_a_cluster_that_trusts_only_the_new(
         run_page(PAGE, Shell(home, cluster), cluster, capsys)
         assert (kept / "ca.crt").read_text() == (home / "new" / "ca.crt").read_text()
         assert (kept / "cluster.secret").read_text() == (home / "new.secret").read_text()
+        both = home / "both.secret"
+        assert both.read_text().split() == [CHART_SECRET, (home / "new.secret").read_text().strip()]
+        assert both.stat().st_mode & 0o077 == 0
         uri = cluster.endpoints["query"][0]["flight"]
         _refused(uri, _files(tmp_path / "old", before), None)
         old_secret = ClusterSecret((before["cluster.secret"].strip(),)).sign("stranger")
