@@ -27,7 +27,16 @@ def dev(
     days: Annotated[int, typer.Option(metavar="N", min=1, help="How long they are good.")] = 365,
     force: Annotated[bool, typer.Option("--force", help="Write over those that are there.")] = False,
 ) -> None:
-    """Make a development CA, a certificate for the services and one for clients. Needs no cluster."""
+    """Make a development CA, a certificate for the services and one for clients. Needs no cluster.
+
+    tls.crt and tls.key are what services show, to callers and to each other. They are for localhost, 127.0.0.1, ::1, this
+    machine's name and every --host.
+
+    client.crt and client.key are what clients show where the services say `tls_clients: certificate`; beside it they need
+    a token, see docs/auth.md.
+
+    ca.crt is what everybody trusts, ca.key makes more certificates. Not for production: take those of your own authority.
+    """
     from proxist.cli.certs import FILES, make_dev_certs
     from proxist.cli.output import show
     from proxist.errors import AlreadyExists, ProxistError
