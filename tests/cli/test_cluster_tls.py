@@ -12,11 +12,11 @@ from pathlib import Path
 
 import pytest
 
-from proxist.cli import parts
+from proxist.cli import diagnostics, parts
 from proxist.cli.certs import FILES, make_dev_certs
 from proxist.cli.cluster_tls import SECRET_VARIABLE, ClusterTls, prepare
 from proxist.cli.pxctl import main
-from proxist.cli.supervisor import _answers
+from proxist.cli.supervisor import _answers, _Life, _tail
 from proxist.rpc.tls import Tls
 
 
@@ -104,13 +104,44 @@ def answering(tls: Tls) -> Iterator[str]:
     """A part that shows the certificate of now, and demands one: its probe's address."""
     with http.server.HTTPServer(("127.0.0.1", 0), _Answering) as server:
         server.socket = tls.server_context().wrap_socket(server.socket, server_side=True)
-        thread = threading.Thread(target=server.serve_forever, args=(0.01,))
-        thread.start()
-        try:
+        with serving(server):
             yield f"https://127.0.0.1:{server.server_port}/"
-        finally:
-            server.shutdown()
-            thread.join()
+
+
+@contextmanager
+def serving(server: http.server.HTTPServer) -> Iterator[None]:
+    thread = threading.Thread(target=server.serve_forever, args=(0.01,))
+    thread.start()
+    try:
+        yield
+    finally:
+        server.shutdown()
+        thread.join()
+
+
+def test_probes_and_pages_pass_by_a_proxy_of_the_environment(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    make_dev_certs(tmp_path)
+    files = ClusterTls(tmp_path)
+    for name in ("http_proxy", "https_proxy"):
+        monkeypatch.setenv(name, "http://127.0.0.1:1")
+    for name in ("no_proxy", "NO_PROXY"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setattr(diagnostics, "own", lambda: files.client)
+    with answering(files.parts) as url:
+        assert _answers(url, files.client)
+        assert diagnostics.page_of(url) == ""
+    with http.server.HTTPServer(("127.0.0.1", 0), _Answering) as server, serving(server):
+        assert _answers(f"http://127.0.0.1:{server.server_port}/", None)
+
+
+def test_what_a_part_says_at_its_end_is_of_its_last_life(tmp_path: Path) -> None:
+    log = tmp_path / "part.log"
+    log.write_text("of the life before\n")
+    life = _Life(parts.Part("part", "query", ["part"], 0), log)
+    life.log_start = log.stat().st_size
+    with log.open("a") as more:
+        more.write("of this life\n")
+    assert _tail(life) == ["of this life"]
 
 
 def test_a_part_that_starts_again_with_a_renewed_certificate_is_seen_ready(tmp_path: Path) -> None:

@@ -86,6 +86,17 @@ def test_a_failed_handshake_names_the_setting(
         assert plain(address) in caught.value.message
 
 
+def test_no_call_goes_to_a_proxy_of_the_environment(
+    tls_etcd: LocalEtcd, certs: DevCerts, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("http_proxy", "https_proxy", "grpc_proxy"):
+        monkeypatch.setenv(name, "http://127.0.0.1:1")
+    for name in ("no_proxy", "no_grpc_proxy"):
+        monkeypatch.delenv(name, raising=False)
+    with EtcdClient([tls_etcd.address], tls=certs.server) as client:
+        assert client.get("/nothing") is None
+
+
 def test_an_etcd_that_is_away_is_not_taken_for_a_failed_handshake(certs: DevCerts) -> None:
     with socket.socket() as taken:  # bound, and nobody listens
         taken.bind(("127.0.0.1", 0))

@@ -12,6 +12,8 @@ import tls_doors
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from tls_doors import FLIGHT, GRPC, HTTP, KINDS, Kind, checks, flight_calls, get, http_door, is_refused
 
+import proxist
+from proxist.client.wire import check_uri
 from proxist.errors import Unavailable
 from proxist.rpc.flight_client import FlightPeer
 from proxist.rpc.flight_server import FlightDoor
@@ -57,6 +59,15 @@ def stranger(certs: DevCerts, strangers: DevCerts) -> Tls:
     return dataclasses.replace(strangers.client, ca=certs.ca)
 
 
+def a_proxy(monkeypatch: pytest.MonkeyPatch) -> None:
+    """In the environment, and nobody listens there."""
+    nowhere = f"http://127.0.0.1:{free_ports(1)[0]}"
+    for name in ("http_proxy", "https_proxy", "grpc_proxy"):
+        monkeypatch.setenv(name, nowhere)
+    for name in ("no_proxy", "NO_PROXY", "no_grpc_proxy"):
+        monkeypatch.delenv(name, raising=False)
+
+
 # ---- who is let in ---------------------------------------------------------------------------------------------------
 
 
@@ -92,6 +103,39 @@ def test_a_tls_client_does_not_talk_to_a_plain_door(kind: Kind, certs: DevCerts)
     with kind.serve(PLAIN) as port:
         kind.call(port, PLAIN)
         assert is_refused(kind, port, certs.client)
+
+
+@pytest.mark.parametrize("scheme", ["grpc", "grpc+tcp"])
+def test_whoever_has_tls_sends_no_token_in_clear(scheme: str, certs: DevCerts) -> None:
+    with FLIGHT.serve(PLAIN) as port:
+        uri = f"{scheme}://127.0.0.1:{port}"
+        for tls in (certs.nameless, certs.client, Tls(certs.client.cert, certs.client.key)):
+            with FlightPeer(uri, lambda: "px_canary_1", tls) as peer:
+                with pytest.raises(Unavailable, match="a token would go to it in clear") as caught:
+                    peer.do_action("anything", timeout_s=tls_doors.T)
+                assert "canary" not in caught.value.message
+        with FlightPeer(uri, tls=certs.client) as peer:
+            assert peer.do_action("anything", timeout_s=tls_doors.T) == [{}]  # no token: nothing is lost
+        with FlightPeer(uri, lambda: "px_canary_1", PLAIN) as peer:
+            assert peer.do_action("anything", timeout_s=tls_doors.T) == [{}]
+        with pytest.raises(Unavailable, match="a token would go to it in clear"):
+            proxist.connect(uri, token="px_canary_1", tls_ca=certs.ca)
+
+
+def test_a_certificate_without_an_authority_asks_for_tls_too(certs: DevCerts) -> None:
+    shown = Tls(certs.client.cert, certs.client.key)
+    with GRPC.serve(PLAIN) as port:
+        assert is_refused(GRPC, port, shown)
+    assert check_uri("node-1:8815", shown) == "grpc+tls://node-1:8815"
+
+
+def test_no_call_goes_to_a_proxy_of_the_environment(
+    typed: Kind, certs: DevCerts, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with typed.serve(certs.server) as port, typed.serve(PLAIN) as plain:
+        a_proxy(monkeypatch)
+        typed.call(port, certs.client)
+        typed.call(plain, PLAIN)
 
 
 def test_probes_are_answered_without_a_certificate_and_nothing_else_is(certs: DevCerts, strangers: DevCerts) -> None:

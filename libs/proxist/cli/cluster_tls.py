@@ -19,6 +19,7 @@ from typing import Any
 
 from proxist.auth.cluster import ClusterSecret
 from proxist.cli.certs import make_dev_certs, still_good, write_private
+from proxist.cli.pages import opener
 from proxist.errors import Unavailable
 from proxist.model.table import DEFAULT_TENANT
 from proxist.rpc.tls import Tls
@@ -120,10 +121,10 @@ def _create(tls: ClusterTls, address: str) -> str:
 def _takes(tls: ClusterTls, part: Mapping[str, Any], token: str, deadline_s: float, *, refusal_counts: bool) -> bool:
     """Whether the part's /health, which needs any token, takes this one; False where it refuses and that counts."""
     request = urllib.request.Request(f"{part['http']}/health", headers={"authorization": f"Bearer {token}"})
-    context = tls.client.http_client()
+    pages = opener(tls.client)
     while time.monotonic() < deadline_s:
         try:
-            with urllib.request.urlopen(request, timeout=CALL_S, context=context):
+            with pages.open(request, timeout=CALL_S):
                 return True
         except urllib.error.HTTPError as error:
             error.close()

@@ -21,6 +21,7 @@ from typing import Any
 from proxist.auth.outgoing import header
 from proxist.cli.control import ControlPlane, node_row, table_row, watermark_row
 from proxist.cli.masking import mask, mask_arguments, mask_config, mask_settings
+from proxist.cli.pages import opener
 from proxist.errors import ProxistError, Unavailable, from_json
 from proxist.pb import controlplane_pb2 as pb
 from proxist.pb import ingest_pb2, ingest_pb2_grpc, persister_pb2, persister_pb2_grpc, query_pb2, query_pb2_grpc
@@ -114,7 +115,7 @@ def page_of(url: str) -> str:
     """The text of a node's page, asked with this process' token. Raises PermissionDenied, Unauthenticated; Unavailable."""
     request = urllib.request.Request(url, headers=dict(header(None)))
     try:
-        with urllib.request.urlopen(request, timeout=CALL_S, context=own().http_client()) as response:
+        with opener(own()).open(request, timeout=CALL_S) as response:
             return str(response.read().decode())
     except urllib.error.HTTPError as error:
         with error:

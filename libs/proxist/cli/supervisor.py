@@ -14,11 +14,11 @@ import signal
 import socket
 import subprocess
 import time
-import urllib.request
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import IO, Any
 
+from proxist.cli.pages import opener
 from proxist.cli.parts import Part
 from proxist.errors import ConfigError, ProxistError, Unavailable
 from proxist.rpc.child import command as ending_with_parent
@@ -48,6 +48,7 @@ class _Life:
     def __init__(self, part: Part, log: Path) -> None:
         self.part = part
         self.log = log
+        self.log_start = 0  # bytes that earlier lives wrote
         self.process: subprocess.Popen[bytes] | None = None
         self.endpoints: dict[str, str] | None = None  # None until ready
         self.was_ready = False
@@ -165,6 +166,7 @@ class Supervisor:
         life.start_at = None
         life.tail = b""
         with life.log.open("ab") as log:
+            life.log_start = log.tell()
             life.process = subprocess.Popen(
                 ending_with_parent(life.part.command),
                 stdin=subprocess.DEVNULL,
@@ -290,8 +292,7 @@ def _signal(life: _Life, number: signal.Signals) -> None:
 def _answers(url: str, probing: Tls | None) -> bool:
     try:
         # The files of now: a part that starts again may have a renewed certificate.
-        context = None if probing is None else probing.http_client()
-        with urllib.request.urlopen(url, timeout=PROBE_S_MAX, context=context) as response:
+        with opener(probing).open(url, timeout=PROBE_S_MAX) as response:
             return bool(response.status == 200)
     except (OSError, ConfigError):  # files that are just being replaced do not fit each other
         return False
@@ -305,9 +306,11 @@ def _how(life: _Life) -> str:
 
 
 def _tail(life: _Life) -> list[str]:
-    """The last lines that the part wrote."""
+    """The last lines that the part wrote in this life."""
     try:
-        return life.log.read_text(errors="replace").splitlines()[-LOG_TAIL_LINES:]
+        with life.log.open("rb") as log:
+            log.seek(life.log_start)
+            return log.read().decode(errors="replace").splitlines()[-LOG_TAIL_LINES:]
     except OSError:
         return []
 

@@ -21,10 +21,10 @@ _SCHEMES = ("grpc", "grpc+tcp", "grpc+tls", "grpc+unix")
 
 
 def check_uri(uri: str, tls: Tls) -> str:
-    """`host:port` is grpc+tls://host:port where `tls` names an authority, else grpc://host:port. Raises InvalidArgument
-    for a scheme that is not Flight's."""
+    """`host:port` is grpc+tls://host:port where `tls` has a file, else grpc://host:port. Raises InvalidArgument for a scheme
+    that is not Flight's."""
     if "://" not in uri:
-        uri = f"{'grpc' if tls.ca is None else 'grpc+tls'}://{uri}"
+        uri = f"{'grpc+tls' if tls.asked else 'grpc'}://{uri}"
     scheme, _, rest = uri.partition("://")
     if scheme not in _SCHEMES or not rest:
         raise InvalidArgument(

@@ -19,11 +19,13 @@ from pyarrow import flight
 
 from proxist.auth.outgoing import Credential
 from proxist.auth.outgoing import header as auth_header
-from proxist.errors import ProxistError
+from proxist.errors import ProxistError, Unavailable
+from proxist.rpc.handshake import REASON
 from proxist.rpc.status import from_flight
 from proxist.rpc.tls import Tls, own
 from proxist.rpc.tracing import flight_headers, flight_outgoing
 
+_IN_CLEAR = ("grpc://", "grpc+tcp://")
 WRITE_BYTES_MAX = 1 << 30
 """A larger message could pass Flight's hard limit of 2 GiB; pyarrow then raises FlightWriteSizeExceededError."""
 
@@ -51,13 +53,14 @@ class FlightPeer:
 
     `credential` gives the token of each call; without one calls carry what this process presents, nothing as a rule.
     `tls`, by default the process' own, counts for grpc+tls:// alone; renewed files from the next call on. Raises
-    ConfigError where they cannot be used.
+    ConfigError where they cannot be used. Where it has files, a call in clear that would carry a token raises Unavailable.
     """
 
     def __init__(self, uri: str, credential: Credential | None = None, tls: Tls | None = None) -> None:
         self.uri = uri
         self._credential = credential
         shown = tls or own()
+        self._no_token = shown.asked and uri.startswith(_IN_CLEAR)
         self._shown = shown.renewed(shown.flight_client) if uri.startswith("grpc+tls://") else None
         self._clients = [self._connect(self._shown.value if self._shown else {})]
         """The last one is for calls; streams may still be open on those before."""
@@ -76,6 +79,7 @@ class FlightPeer:
                     ("grpc.http2.ping_timeout_ms", 5_000),
                     # Peers of one host and port must not share a connection pool: a test restarts servers.
                     ("grpc.use_local_subchannel_pool", 1),
+                    ("grpc.enable_http_proxy", 0),
                 ],
             )
         except (pa.ArrowException, ValueError) as error:
@@ -174,7 +178,15 @@ class FlightPeer:
         return flight.FlightCallOptions(timeout=timeout_s, headers=self._auth())
 
     def _auth(self) -> list[tuple[bytes, bytes]]:
-        return [(name.encode(), value.encode()) for name, value in auth_header(self._credential)]
+        carried = auth_header(self._credential)
+        if carried and self._no_token:
+            raise Unavailable(
+                f"{self.uri} speaks no TLS, and a token would go to it in clear, though TLS files are given. Call it as "
+                "grpc+tls://, or, where nobody listens on the way, without `tls_ca`, `tls_cert` and `tls_key` "
+                "(PROXIST_TLS_CA, PROXIST_TLS_CERT, PROXIST_TLS_KEY).",
+                reason=REASON,
+            )
+        return [(name.encode(), value.encode()) for name, value in carried]
 
     def _typed(self, error: BaseException) -> BaseException:
         return from_flight(error, self.uri)

@@ -32,6 +32,8 @@ _OPTIONS: list[tuple[str, Any]] = [
     ("grpc.initial_reconnect_backoff_ms", 100),
     ("grpc.max_reconnect_backoff_ms", 1_000),
     ("grpc.use_local_subchannel_pool", 1),
+    # A proxy of the environment is for the web: it would read tokens, and need not reach the cluster.
+    ("grpc.enable_http_proxy", 0),
 ]
 
 
@@ -40,11 +42,10 @@ def connect(
 ) -> grpc.Channel:
     """A lazy channel to `host:port`; close it. A frozen peer is noticed after about 15 s, a dead one at once.
 
-    With TLS where `tls`, by default the process' own, names an authority to trust; renewed files count from the next
-    call on. Raises ConfigError where they cannot be used.
+    With TLS where `tls`, by default the process' own, has a file; renewed files count from the next call on. Raises ConfigError where they cannot be used.
     """
     shown = tls or own()
-    secure = shown.ca is not None
+    secure = shown.asked
     channel = TlsChannel(address, shown, _OPTIONS) if secure else grpc.insecure_channel(address, options=_OPTIONS)
     return grpc.intercept_channel(channel, _TypedErrors(address, timeout_s, credential, secure))
 

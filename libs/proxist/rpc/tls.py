@@ -50,6 +50,11 @@ class Tls:
         return self.serves and self.clients == "certificate"
 
     @property
+    def asked(self) -> bool:
+        """Whether calls must speak TLS: whoever gives a file wants that no token goes in clear."""
+        return bool(self.files)
+
+    @property
     def files(self) -> tuple[Path, ...]:
         return tuple(path for path in (self.cert, self.key, self.ca) if path is not None)
 
