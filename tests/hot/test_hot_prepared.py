@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+from typing import Any
+from unittest import mock
+
 import numpy as np
 import pyarrow as pa
 import pytest
 from hot_model import batch_of, make_spec, new_hot_set, random_rows
 
 from proxist.errors import InvalidArgument, NotFound, Unavailable
+from proxist.hot.kernels import prepared as kernels
 from proxist.hot.ops import DIRECTIONS, HotAsof, HotLastBy, HotPart, Probes
 from proxist.hot.prepared import Prepared
 from proxist.hot.reader import HotReader
@@ -98,6 +102,52 @@ def test_a_key_that_comes_later_is_found_by_the_next_read() -> None:
         reader.read(prepared)
         assert (prepared.slots >= 0).tolist() == [False, True]
         assert prepared.arrays["id"][1] == max(rows, key=lambda row: row.order).seq
+
+
+@pytest.mark.parametrize("kernel", ["last_now", "asof_now"])
+def test_a_key_that_comes_during_a_read_is_found_where_the_read_covers_its_row(kernel: str) -> None:
+    spec, rng, feed = make_spec(), np.random.default_rng(1), iter("yz")
+    with new_hot_set(spec) as hot:
+        reader, times = hot.reader(), np.full(3, 10**6)
+        times.flags.writeable = False
+        last = kernel == "last_now"
+        prepared = (reader.prepare_last_by if last else reader.prepare_asof)(("a", "y", "z"), ("id",))
+        run = getattr(kernels, kernel)
+
+        def publish_and_run(*arguments: Any) -> int:
+            """The owner goes on between the reader's look-up of the keys and its look at the end."""
+            for key in feed:
+                rows = random_rows(rng, hot.appended_end, 20, [key], 0, "in order")
+                hot.append(batch_of(spec, rows), hot.appended_end, 0)
+                hot.publish(hot.appended_end)
+                break
+            return int(run(*arguments))
+
+        with mock.patch.object(kernels, kernel, publish_and_run):
+            reader.read(prepared, *(() if last else (times,)))
+        assert prepared.end == 40
+        assert (prepared.slots >= 0).tolist() == [False, True, True]
+        assert (prepared.arrays["id"][1:] > 0).all()
+
+
+def test_keys_of_others_that_come_during_reads_do_not_hold_them_up() -> None:
+    spec, rng = make_spec(), np.random.default_rng(1)
+    with new_hot_set(spec) as hot:
+        reader = hot.reader()
+        prepared = reader.prepare_last_by(("a", "not there"), ("id",))
+        run = kernels.last_now
+
+        def publish_and_run(*arguments: Any) -> int:
+            rows = random_rows(rng, hot.appended_end, 2, [f"k{hot.appended_end}"], 0, "in order")
+            hot.append(batch_of(spec, rows), hot.appended_end, 0)
+            hot.publish(hot.appended_end)
+            return int(run(*arguments))
+
+        with mock.patch.object(kernels, "last_now", publish_and_run):
+            for _ in range(20):
+                reader.read(prepared)
+        assert prepared.end == 40
+        assert reader.retry_count == 0
 
 
 def test_a_read_after_the_owner_let_go_says_so() -> None:

@@ -91,6 +91,7 @@ class Prepared:
     ) -> None:
         """Use `HotReader.prepare_last_by` or `prepare_asof`. `names[i]` is row i's key."""
         self._index, self._names, self._known = keys, pa.array(names, pa.string()), -1
+        self._codes, self._complete = np.full(len(names), -1, np.int64), False
         self._memory = (views.mem8, views.mem16, views.mem32, views.mem, L)
         self._page, self._plan, out = page, *_plan(layout, columns, len(names))
         self._outputs = (out.view(np.uint8), out.view(np.uint16), out.view(np.int32), out)
@@ -105,24 +106,30 @@ class Prepared:
         end, seam = self.told[kernels.T_END], self.told[kernels.T_FLOOR]
         return self._outputs[3].copy(), self.slots.copy(), Told(Offset(int(end)), Offset(int(seam)))
 
-    def _encode(self) -> None:
-        """Codes of the keys; those that the shard has not seen yet are looked up again when it has seen more."""
-        if self._known == self._index.count:
-            return
-        self._known = self._index.count
-        self._codes = self._index.probe_codes(self._names)
-        self._complete = bool((self._codes >= 0).all())
+    def attempt(self, *arguments: Any) -> int:
+        """One try; what `kernels_prepared` returns. The keys were looked up before it read the end, and below the end may
+        be the first row of a key that was new to the look-up: whoever finds one begins again."""
+        status = self._run(*arguments)
+        return kernels.AGAIN if status == kernels.DONE and self._encode() else status
 
-    def arguments(self) -> tuple[Any, ...]:
+    def _run(self, *arguments: Any) -> int:
+        """The kernel call, with the codes as they are known."""
+        raise NotImplementedError
+
+    def _encode(self) -> bool:
+        """Look up again the keys that the shard had not seen, where it has seen more keys since; whether one is found now."""
+        if self._complete or self._known == self._index.count:
+            return False
+        self._known = self._index.count
+        before, self._codes = self._codes, self._index.probe_codes(self._names)
+        self._complete = bool((self._codes >= 0).all())
+        return not np.array_equal(before, self._codes)
+
+    def _arguments(self) -> tuple[Any, ...]:
         """What every kernel call begins with."""
-        if not self._complete:
-            self._encode()
         return (
             *self._memory, self._codes, self._page, self._plan, *self._outputs, self.slots, self._versions, self.told,
         )  # fmt: skip
-
-    def attempt(self, *arguments: Any) -> int:
-        raise NotImplementedError
 
     @property
     def end(self) -> Offset:
@@ -138,8 +145,8 @@ class Prepared:
 class PreparedLastBy(Prepared):
     """Each key's last row."""
 
-    def attempt(self, *arguments: Any) -> int:
-        return int(kernels.last_now(*self.arguments()))
+    def _run(self, *arguments: Any) -> int:
+        return int(kernels.last_now(*self._arguments()))
 
 
 class PreparedAsof(Prepared):
@@ -150,8 +157,8 @@ class PreparedAsof(Prepared):
         self._rule = (_DIRECTIONS[direction], int(allow_exact), -1 if tolerance_ns is None else tolerance_ns)
         self._scratch = (np.empty(len(self.slots), np.int64), np.zeros(3, np.int64), np.empty(PLACES, np.int64))
 
-    def attempt(self, *arguments: Any) -> int:
-        return int(kernels.asof_now(*self.arguments(), arguments[0], *self._rule, *self._scratch))
+    def _run(self, *arguments: Any) -> int:
+        return int(kernels.asof_now(*self._arguments(), arguments[0], *self._rule, *self._scratch))
 
 
 def _plan(layout: Layout, columns: tuple[str, ...], count: int) -> tuple[Ints, Ints]:
