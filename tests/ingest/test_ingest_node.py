@@ -341,7 +341,7 @@ def test_a_partial_failure_names_the_shards_and_a_repeat_completes_it(
 
 
 def hot_part(session: Session, shard: int, op: HotOp, probes: Probes | None = None, **more: int) -> HotPart:
-    answer = session.ask(
+    answer = session.query(
         {"hot": {"shard": shard, "op": op.to_json(), **more}}, None if probes is None else probes.to_batch()
     )
     return part_from_head(answer.receipt, answer.to_arrow().combine_chunks().to_batches()[0])

@@ -192,6 +192,9 @@ class Connection(Verbs):
 
     def topology(self, *, fresh: bool = False) -> Topology:
         """Tables, owners and query nodes: as last read, or asked anew of any node that answers."""
+        known = self._topology
+        if known is not None and not fresh and not self._closed:
+            return known  # without the lock, which is held while another thread asks
         with self._lock:
             self._check_open()
             if self._topology is None or fresh:

@@ -7,11 +7,11 @@ handler raises reaches the client as the status of `proxist.rpc.status`, never w
 
 from __future__ import annotations
 
-import itertools
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, TypeAlias, TypeVar
 
@@ -21,10 +21,11 @@ from pyarrow import flight
 
 from proxist.auth.guard import Guard, open_guard
 from proxist.auth.identity import Caller, local_caller
-from proxist.errors import InvalidArgument, Overloaded, Unavailable
+from proxist.errors import InvalidArgument, Unavailable
 from proxist.rpc import ports
 from proxist.rpc.credentials import admit_flight
 from proxist.rpc.credentials import flight_middleware as auth_middleware
+from proxist.rpc.open_calls import OpenCalls
 from proxist.rpc.server_tracing import flight_call, flight_middleware
 from proxist.rpc.slices import slices
 from proxist.rpc.status import flight_error
@@ -32,6 +33,7 @@ from proxist.rpc.tls import PLAIN, Tls
 
 CALLS_MAX = 512
 """Open calls of a door; each pins a thread. More are refused as Overloaded."""
+CLOSE_LOOK_S = 0.02
 CANCEL_POLL_NS = 20_000_000
 """Asking gRPC whether the client has gone takes 110 µs, as long as a whole small answer, so it is asked this often."""
 
@@ -54,7 +56,10 @@ class Call:
         local: bool,
         caller: Caller | None = None,
         guard: Guard | None = None,
+        idle: Callable[[bool], None] = lambda _: None,
     ) -> None:
+        """`idle(True)` is called where nothing is asked of the call for a while, `idle(False)` when that ends."""
+        self.idle = idle
         self._guard = guard or open_guard()
         self._context = context
         self.caller = caller or local_caller()
@@ -159,36 +164,6 @@ class FlightHandler:
         return ()
 
 
-@dataclass
-class _Calls:
-    """Open calls of one listener. `_lock` guards `_open`."""
-
-    limit: int
-    _open: dict[int, tuple[str, float]] = field(default_factory=dict)
-    _ids: Iterator[int] = field(default_factory=itertools.count)
-    _lock: threading.Lock = field(default_factory=threading.Lock)
-
-    def enter(self, name: str) -> int:
-        with self._lock:
-            if len(self._open) >= self.limit:
-                raise Overloaded(
-                    f"{len(self._open)} calls are open here, which is the limit. Close streams that are idle, or retry.",
-                    retry_after_s=0.5,
-                )
-            call_id = next(self._ids)
-            self._open[call_id] = (name, time.monotonic())
-            return call_id
-
-    def leave(self, call_id: int) -> None:
-        with self._lock:
-            self._open.pop(call_id, None)
-
-    def names(self) -> list[str]:
-        now = time.monotonic()
-        with self._lock:
-            return [f"{name} for {now - since:.1f} s" for name, since in self._open.values()]
-
-
 class FlightDoor:
     """Listens on `host:port` (0: a free port, see `port`) and on `unix_path`; serving when constructed.
 
@@ -211,7 +186,7 @@ class FlightDoor:
         self._guard = guard or open_guard()
         self._scheme = "grpc+tls" if tls.serves else "grpc"
         self._stopping = threading.Event()
-        self._calls = _Calls(calls_max)
+        self._calls = OpenCalls(calls_max)
         self._listeners: list[_Listener] = []
         location = f"{self._scheme}://{host}:{port}"
         self._listeners.append(self._listen(handler, location, local=False, host=host, port=port, tls=tls))
@@ -243,15 +218,19 @@ class FlightDoor:
         """Close; returns after `grace_s` at most. On an empty list no handler runs any more and the port is free.
 
         Otherwise it names the calls that are still open: a client that reads no further blocks its stream's thread
-        and Flight's own shutdown has no deadline, so the process must then end without waiting for them.
+        and Flight's own shutdown has no deadline, so the process must then end without waiting for them. Sessions of
+        which nothing is asked are not waited for: only their clients could end them.
         """
         self.begin_stop()
         closers = [threading.Thread(target=one.shutdown, name="flight-close", daemon=True) for one in self._listeners]
         deadline = time.monotonic() + grace_s
         for closer in closers:
             closer.start()
-        for closer in closers:
-            closer.join(max(0.0, deadline - time.monotonic()))
+        while any(closer.is_alive() for closer in closers) and time.monotonic() < deadline:
+            for closer in closers:
+                closer.join(CLOSE_LOOK_S)
+            if self._calls.names() and not self._calls.at_work():
+                break
         if not any(closer.is_alive() for closer in closers):
             if self.unix_path is not None:
                 self.unix_path.unlink(missing_ok=True)
@@ -279,7 +258,7 @@ class _Listener(flight.FlightServerBase):
         location: str,
         handler: FlightHandler,
         stopping: threading.Event,
-        calls: _Calls,
+        calls: OpenCalls,
         local: bool,
         guard: Guard,
         tls: Tls,
@@ -297,9 +276,9 @@ class _Listener(flight.FlightServerBase):
         try:
             call_id = self._calls.enter(name)
             try:
-                call = Call(
-                    context, self._stopping, name, self._local, admit_flight(self._guard, context, name), self._guard
-                )
+                caller = admit_flight(self._guard, context, name)
+                idle = partial(self._calls.idle, call_id)
+                call = Call(context, self._stopping, name, self._local, caller, self._guard, idle)
                 call.check()
                 with flight_call(context, name, self._local):
                     answer = work(call)

@@ -53,10 +53,13 @@ def serve_session(
 
     session = _Session(writer, checked)
     while not call.stopping.is_set():  # a client that goes away ends the read
+        call.idle(True)
         try:
             chunk = reader.read_chunk()
         except StopIteration:
             return
+        finally:
+            call.idle(False)
         if chunk.app_metadata is None and chunk.data is None:
             continue
         session.serve(chunk.app_metadata, chunk.data)

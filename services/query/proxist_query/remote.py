@@ -1,15 +1,17 @@
-"""Hot sets of owners elsewhere: the operator runs there, the result travels on a session that stays open."""
+"""Hot sets of owners elsewhere: the operator runs there, the result travels on a stream that stays open."""
 
 from __future__ import annotations
 
 import threading
+import time
+from collections import OrderedDict
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
 import pyarrow as pa
 
-from proxist.client.session import Session
+from proxist.client.stream import QueryStream, Watchdog, shape_of
 from proxist.client.wire import UNREACHABLE, Wire
 from proxist.errors import Unavailable
 from proxist.hot.ops import HotOp, HotPart, Probes, part_from_head
@@ -18,17 +20,19 @@ from proxist.rpc.tracing import flight_outgoing
 
 READ_S_MAX = 30.0
 """A hot read is milliseconds; past this the owner hangs."""
-IDLE_MAX = 8
-"""Sessions to one owner that are kept for the next read; each has a thread there."""
+IDLE_MAX = 16
+"""Streams to one owner that are kept for the next read: each is an open call, and has a thread, there."""
+IDLE_S_MAX = 30.0
+"""How long one is kept that nothing asks for."""
 
 
 class Remote:
-    """Sessions to owners by address. Thread-safe: a session is one read's at a time."""
+    """Streams to owners by address. Thread-safe: a stream is one read's at a time."""
 
     def __init__(self) -> None:
-        self._lock = threading.Lock()  # guards everything below
-        self._wires: dict[str, Wire] = {}
-        self._idle: dict[str, list[Session]] = {}
+        self._watchdog = Watchdog()
+        self._lock = threading.Lock()  # guards _owners and _closed
+        self._owners: dict[str, _Owner] = {}
         self._closed = False
 
     def run(
@@ -45,51 +49,97 @@ class Remote:
         return part_from_head(head, _one_batch(rows))
 
     def close(self) -> None:
-        """End every session; reads that are under way raise Unavailable."""
+        """Reads that are under way raise Unavailable, and so do later ones."""
         with self._lock:
             self._closed = True
-            idle, self._idle = [one for sessions in self._idle.values() for one in sessions], {}
-            wires, self._wires = list(self._wires.values()), {}
-        for session in idle:
-            session.close()
-        for wire in wires:
-            wire.close()
+            owners, self._owners = list(self._owners.values()), {}
+        self._watchdog.close()
+        for owner in owners:
+            owner.close()
 
     def _ask(
         self, uri: str, asked: dict[str, Any], probes: pa.RecordBatch | None, timeout_s: float
     ) -> tuple[pa.Table, dict[str, Any]]:
-        """Again once where a session that was kept has broken meanwhile: its owner may long be back."""
+        """Again once where a stream that was kept has broken meanwhile: its owner may long be back."""
+        shape = shape_of(asked, probes)
         for kept in (True, False):
-            with self._session(uri, kept=kept) as (session, was_kept):
+            with self._stream(uri, shape, kept=kept) as (stream, was_kept):
                 try:
-                    answer = session.ask(asked, probes, timeout_s=timeout_s)
+                    with self._watchdog.watching(stream, uri, timeout_s):
+                        answer = stream.ask(asked, probes)
                     return answer.to_arrow(), answer.receipt
                 except Unavailable as error:
+                    # The caller's client would take the owner's address for that of a node of its own.
                     if error.details.pop(UNREACHABLE, None) is None or not was_kept:
                         raise
-        raise AssertionError("unreachable: a new session answers or raises")
+        raise AssertionError("unreachable: a new stream answers or raises")
 
     @contextmanager
-    def _session(self, uri: str, *, kept: bool) -> Iterator[tuple[Session, bool]]:
-        """A session of nobody else's, and whether it was there before; kept afterwards unless there are enough."""
+    def _stream(self, uri: str, shape: str, *, kept: bool) -> Iterator[tuple[QueryStream, bool]]:
+        """A stream of nobody else's, and whether it was there before; kept afterwards unless it broke."""
         with self._lock:
             if self._closed:
                 raise Unavailable("This node is stopping. Ask another one.", retry_after_s=1.0)
-            if uri not in self._wires:
-                self._wires[uri] = Wire(uri)
-            wire = self._wires[uri]
-            idle = self._idle.setdefault(uri, [])
-            found = idle.pop() if kept and idle else None
-        session = found or Session(wire, timeout_s=READ_S_MAX)
+            if uri not in self._owners:
+                self._owners[uri] = _Owner(uri)
+            owner = self._owners[uri]
+            owner.busy += 1
+            found = owner.take(shape) if kept else None
+        stream = found
         try:
-            yield session, found is not None
+            if stream is None:
+                stream = QueryStream(owner.wire)
+            yield stream, found is not None
         finally:
             with self._lock:
-                keep = not self._closed and len(idle) < IDLE_MAX
-                if keep:
-                    idle.append(session)
-            if not keep:
-                session.close()
+                owner.busy -= 1
+                over = owner.keep(shape, stream, not self._closed)
+                gone = [self._owners.pop(name) for name in self._idle_owners()]
+            for one in over:
+                one.close()
+            for other in gone:
+                other.close()
+
+    def _idle_owners(self) -> list[str]:
+        """Addresses that nobody has asked for long; under `_lock`."""
+        before = time.monotonic() - IDLE_S_MAX
+        return [uri for uri, owner in self._owners.items() if not owner.busy and owner.used_s < before]
+
+
+class _Owner:
+    """One address: its channel and the streams that nobody uses. Under the lock of its Remote."""
+
+    def __init__(self, uri: str) -> None:
+        self.wire = Wire(uri)
+        self.busy = 0
+        self.used_s = time.monotonic()
+        self._idle: OrderedDict[QueryStream, tuple[str, float]] = OrderedDict()
+        """Shape, and since when; the one used longest ago first."""
+
+    def take(self, shape: str) -> QueryStream | None:
+        """An idle stream of that shape."""
+        self.used_s = time.monotonic()
+        found = next((stream for stream in reversed(self._idle) if self._idle[stream][0] == shape), None)
+        if found is not None:
+            del self._idle[found]
+        return found
+
+    def keep(self, shape: str, stream: QueryStream | None, wanted: bool) -> list[QueryStream]:
+        """Put a stream back; those that are to be closed instead."""
+        now = self.used_s = time.monotonic()
+        over = []
+        if stream is not None and wanted and not stream.broken:
+            self._idle[stream] = shape, now
+        elif stream is not None:
+            over.append(stream)
+        while self._idle and (len(self._idle) > IDLE_MAX or next(iter(self._idle.values()))[1] < now - IDLE_S_MAX):
+            over.append(self._idle.popitem(last=False)[0])
+        return over
+
+    def close(self) -> None:
+        for stream in self._idle:
+            stream.close()
+        self.wire.close()
 
 
 def _one_batch(rows: pa.Table) -> pa.RecordBatch:
