@@ -12,6 +12,7 @@ import shutil
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, cast
 
@@ -26,7 +27,15 @@ from proxist.client.table import Table
 from proxist.client.topology import TableMap
 from proxist.client.verbs import Verbs
 from proxist.client.writer import BATCH_BYTES, BATCH_ROWS, Writer
-from proxist.errors import AlreadyExists, InvalidArgument, InvalidBatch, NotFound, Overloaded, Unavailable
+from proxist.errors import (
+    AlreadyExists,
+    BatchTooLarge,
+    InvalidArgument,
+    InvalidBatch,
+    NotFound,
+    Overloaded,
+    Unavailable,
+)
 from proxist.hot.ops import HotOp, HotPart, Probes
 from proxist.hot.reader import HotReader
 from proxist.hot.words import INT64_MAX
@@ -68,7 +77,8 @@ class Opened(Verbs):
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        self._lock = threading.RLock()  # guards _tables, _next_id and every write
+        self._lock = threading.RLock()  # guards _tables, _next_id, _closed and every write
+        self._closed = False
         self._directory = DirectoryLock(path)
         self._tables: dict[str, _OpenTable] = {}
         self._next_id = 1
@@ -93,10 +103,12 @@ class Opened(Verbs):
 
     def write(self, table: str, rows: Any, *, durability: str | None = None, timeout_s: float | None = None) -> Ack:
         """Write rows; on return they are visible and as durable as `durability` ("mem", "os", "disk"; else the table's
-        level) says. Raises as `Table.write`; Overloaded where the table's `hot_bytes` are used up."""
-        entry = self.entry(table)
-        taken = conform(to_table(rows, entry.table.spec.schema), entry.table.spec, cast=is_frame(rows))
+        level) says. Raises as `Table.write`; Overloaded, with nothing stored, where the table's `hot_bytes` are used up or
+        the disk is full. After a write that was interrupted (KeyboardInterrupt, a disk that failed) the table takes no
+        more (Unavailable) until the directory is opened again, which may find rows of that write."""
         with self._lock:
+            entry = self.entry(table)
+            taken = conform(to_table(rows, entry.table.spec.schema), entry.table.spec, cast=is_frame(rows))
             return entry.write(list(to_batches(taken, BATCH_ROWS, BATCH_BYTES)), durability)
 
     def create_table(self, spec: Mapping[str, Any] | TableSpec) -> Table:
@@ -104,6 +116,7 @@ class Opened(Verbs):
         same name raises AlreadyExists."""
         wanted = spec if isinstance(spec, TableSpec) else parse_spec(dict(spec))
         with self._lock:
+            self._check_open()
             known = self._tables.get(wanted.name)
             if known is not None and known.table.spec != wanted:
                 raise AlreadyExists(f"Table {wanted.name!r} exists with another spec. Drop it, or choose another name.")
@@ -116,8 +129,8 @@ class Opened(Verbs):
 
     def drop_table(self, name: str) -> None:
         """Drop a table with its rows and its log."""
-        entry = self.entry(name)
         with self._lock:
+            entry = self.entry(name)
             self._save({other: one.table for other, one in self._tables.items() if other != name})
             del self._tables[name]
             entry.close()
@@ -125,7 +138,9 @@ class Opened(Verbs):
 
     def tables(self) -> list[TableSpec]:
         """The specs of all tables, by name."""
-        return [self._tables[name].table.spec for name in sorted(self._tables)]
+        with self._lock:
+            self._check_open()
+            return [self._tables[name].table.spec for name in sorted(self._tables)]
 
     def flush(self, table: str) -> None:
         """Returns when everything written before is on disk."""
@@ -133,8 +148,9 @@ class Opened(Verbs):
             self.entry(table).sync()
 
     def close(self) -> None:
-        """What was written is on disk on return; handles and tables raise from then on."""
+        """What was written is on disk on return; handles and tables raise Unavailable from then on."""
         with self._lock:
+            self._closed = True
             tables, self._tables = list(self._tables.values()), {}
             for one in tables:
                 one.close()
@@ -147,9 +163,10 @@ class Opened(Verbs):
         self.close()
 
     def entry(self, name: str) -> _OpenTable:
-        """Raises NotFound that names the tables there are."""
+        """Raises NotFound that names the tables there are, Unavailable where the directory is closed."""
         found = self._tables.get(name)
         if found is None:
+            self._check_open()
             known = ", ".join(sorted(self._tables)) or "none yet"
             raise NotFound(f"Table {name!r} is not there; the tables are: {known}. Create it with create_table.")
         return found
@@ -158,11 +175,16 @@ class Opened(Verbs):
         for one in list(self._tables.values()):
             if one.table.shard_ids[0] == shard:
                 return one
+        self._check_open()
         raise Unavailable(f"The table of shard {shard} was dropped.", shard=shard)
 
     def table_map(self, table: str, *, fresh: bool) -> TableMap:
         """As a connection's."""
         return TableMap(self.entry(table).table, (str(self.path),))
+
+    def _check_open(self) -> None:
+        if self._closed:
+            raise Unavailable("The directory is closed. Open it again.")
 
     def _load(self) -> None:
         file = self.path / TABLES_FILE
@@ -200,6 +222,7 @@ class _OpenTable:
         self.hot = self._replay()
         self.reader: HotReader = self.hot.reader()
         self._writer: LogWriter | None = None
+        self._stopped = False
 
     @property
     def chain(self) -> Chain:
@@ -215,22 +238,43 @@ class _OpenTable:
                 f"Durability is {level!r}, but in an opened directory must be one of {', '.join(LEVELS)}."
             )
         self._check(batches)
-        now_ns, log = time.time_ns(), self._log()
-        for batch in batches:
-            first = self.hot.appended_end
-            log.append([rows_record(encode_body(batch), batch.num_rows, now_ns)])
-            self.hot.append(batch, first, now_ns)
-        if level == "disk":
-            log.sync()
-        end = self.hot.appended_end
-        self.hot.publish(end)
+        now_ns = time.time_ns()
+        records = [rows_record(encode_body(batch), batch.num_rows, now_ns) for batch in batches]
+        with self._whole():
+            log = self._log()
+            assert log.end == self.hot.appended_end
+            end = log.append(records)
+            for batch in batches:
+                self.hot.append(batch, self.hot.appended_end, now_ns)
+            if level == "disk":
+                log.sync()
+            self.hot.publish(end)
         token = Token({self.table.shard_ids[0]: Mark(self._epoch, end)})
         rows = sum(batch.num_rows for batch in batches)
         return Ack(rows, len(batches), 0, level, str(token), str(self.directory), None, None)
 
     def sync(self) -> None:
-        if self._writer is not None:
-            self._writer.sync()
+        with self._whole():
+            if self._writer is not None:
+                self._writer.sync()
+
+    @contextmanager
+    def _whole(self) -> Iterator[None]:
+        """Log and memory move together in here. What does not reach the end may leave them apart, or rows unsynced that a
+        later sync would pass over, so the table stops; but for a refusal that changed neither."""
+        if self._stopped:
+            raise Unavailable(
+                f"Table {self.table.name!r} takes no writes: an earlier one did not finish, and the log may have "
+                "rows that memory lacks. Close the directory and open it again.",
+                shard=self.table.shard_ids[0],
+            )
+        self._stopped = True
+        try:
+            yield
+        except (Overloaded, BatchTooLarge):
+            self._stopped = self._writer is not None and self._writer.end != self.hot.appended_end
+            raise
+        self._stopped = False
 
     def close(self) -> None:
         if self._writer is not None:
