@@ -88,7 +88,9 @@ class PreparedRead:
                 if not part.read(local.host, *times):
                     return False
         except Elsewhere as elsewhere:
-            self._parts = None  # another table may have the name by now
+            tried, self._parts = self._parts, self._split(self._connection.table_map(self.table, fresh=False).table)
+            if [part.shard for part in tried] != [part.shard for part in self._parts]:
+                return self._read_local(local, *times)  # another table has the name by now
             local.check(elsewhere)
             return False
         self._token = None
