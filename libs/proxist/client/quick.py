@@ -19,6 +19,7 @@ from proxist.errors import ProxistError, Unavailable
 from proxist.hot.prepared import PreparedLastBy, Shape
 from proxist.hot.reader import HotReader
 from proxist.model.ids import ShardId
+from proxist.model.query import parse_query
 from proxist.model.receipt import Cut, Receipt
 from proxist.model.table import HIDDEN_COLUMNS, Table
 from proxist.model.types import numpy_type
@@ -32,6 +33,8 @@ PLANS_MAX = 256
 KEYS_MAX = 1_024
 """More keys are not quicker this way, and each plan keeps arrays of its own."""
 _TAKEN = {"table", "keys", "columns"}
+_Shape = tuple[str, tuple[str, ...], tuple[str, ...] | None]
+"""Table, keys, columns."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -63,22 +66,22 @@ class Quick:
     def __init__(self, topology: Callable[..., Topology], host: Host) -> None:
         self._topology, self._host = topology, host
         self._of: Topology | None = None
-        self._plans: dict[tuple[str, tuple[str, ...], tuple[str, ...] | None], _Plan | None] = {}
+        self._plans: dict[_Shape, _Plan | None] = {}
 
     def answer(self, query: Mapping[str, Any]) -> Answer | None:
         """The answer, or None: ask the executor."""
-        body = query.get("last_by")
-        if body is None or len(query) != 1 or not _TAKEN.issuperset(body) or not body.get("keys"):
+        shape = _shape_of(query)
+        if shape is None:
             return None
         known = self._topology()
         if known is not self._of:
             self._of, self._plans = known, {}
-        columns = body.get("columns")
-        shape = (body["table"], tuple(body["keys"]), None if columns is None else tuple(columns))
         try:
             plan = self._plans[shape]
         except KeyError:
-            plan = self._keep(shape)
+            plan = self._keep(shape, query)
+        except TypeError:
+            return None  # names that are not even hashable: the executor refuses them
         if plan is None or not plan.lock.acquire(blocking=False):
             return None
         try:
@@ -90,9 +93,11 @@ class Quick:
         finally:
             plan.lock.release()
 
-    def _keep(self, shape: tuple[str, tuple[str, ...], tuple[str, ...] | None]) -> _Plan | None:
-        """A plan for this shape; None where it has none, which is remembered too until the topology changes."""
+    def _keep(self, shape: _Shape, query: Mapping[str, Any]) -> _Plan | None:
+        """A plan for this shape; None where it has none, which is remembered too until the topology changes. What is
+        kept was parsed once: a shape that equals it needs no further look."""
         try:
+            parse_query(query)
             plan = self._plan(*shape)
         except (ProxistError, Elsewhere):
             return None  # the executor says what is wrong
@@ -118,6 +123,19 @@ class Quick:
         typed = tuple((field.name, field.type) for field in schema)[1:]
         form = _Form(table, shard, schema, pa.array(ordered, pa.string()), typed, prepared.shape)
         return _Plan(form, reader, prepared)
+
+
+def _shape_of(query: Mapping[str, Any]) -> _Shape | None:
+    """None where the query is anything but last_by of keys; the names in it may still be anything."""
+    body = query.get("last_by") if len(query) == 1 else None
+    if type(body) is not dict or not _TAKEN.issuperset(body):
+        return None
+    table, keys, columns = body.get("table"), body.get("keys"), body.get("columns")
+    if type(table) is not str or type(keys) is not list or not keys:
+        return None
+    if columns is None:
+        return table, tuple(keys), None
+    return (table, tuple(keys), tuple(columns)) if type(columns) is list else None
 
 
 class _LastRows(Answer):
