@@ -20,8 +20,9 @@ from proxist.errors import InvalidArgument
 from proxist.hot.kernels import summary
 from proxist.hot.long_windows import BLOCKS_MIN
 from proxist.hot.ops import HotBars, HotLastBy, HotWindow, op_from_json
+from proxist.hot.prepared_window import Value
 from proxist.hot.reader import HotReader
-from proxist.hot.summaries import Summaries
+from proxist.hot.summaries import Found, Summaries
 from proxist.hot.windows import bars_rows, window_rows
 from proxist.model.ids import Offset, TimeNs
 from proxist.model.query import Agg
@@ -335,6 +336,63 @@ def test_a_prepared_window_is_the_last_row_of_the_window(late_share: float) -> N
                     assert window.value == part.rows.column(3)[part.rows.num_rows - 1].as_py(), (agg, ns)
         reader.close()
     assert decided > 500
+
+
+@pytest.mark.parametrize(("fn", "expected"), [("min", 2.0), ("max", 4.0), ("sum", 9.0)])
+def test_a_prepared_window_whose_rows_are_overwritten_while_it_is_read_is_read_again(fn: str, expected: float) -> None:
+    """The owner evicts and writes anew just before the result is taken from its cells."""
+    spec = make_spec(seq=False)
+    with new_hot_set(spec, block_rows=16) as hot:
+
+        def put(key: str, prices: list[float]) -> None:
+            batch = batch_of(spec, [Row(hot.appended_end + i, key, i, 0) for i in range(len(prices))], "money")
+            at = batch.schema.get_field_index("price")
+            hot.append(batch.set_column(at, batch.schema.field(at), pa.array(prices)), hot.appended_end, 0)
+            hot.publish(hot.appended_end)
+
+        put("a", [9.0] * 61 + [2.0, 3.0, 4.0])
+        reader = hot.reader()
+        window = reader.prepare_window("a", Agg(fn, "price"), 3)
+        reader.read(window)
+        assert window.value == expected
+        take, ends = window._value, []
+
+        def overtaken(found: Found) -> Value:
+            if not ends:
+                ends.append(hot.appended_end)
+                hot.set_persisted(hot.appended_end)
+                hot.evict(hot.appended_end)
+                put("b", [-7777.0] * 64)
+            return take(found)
+
+        with mock.patch.object(window, "_value", overtaken):
+            reader.read(window)
+        assert ends == [64]
+        assert window.end == 128
+        assert window.undecided == 1
+        assert window.value is None
+        reader.close()
+
+
+def test_a_prepared_sum_that_does_not_fit_is_refused_and_the_next_that_fits_is_told() -> None:
+    spec = make_spec(seq=False)
+    with new_hot_set(spec, block_rows=16) as hot:
+        reader = hot.reader()
+        window = reader.prepare_window("a", Agg("sum", "size"), 2)
+        for at, size in enumerate([2**62, 2**62, -1]):
+            batch = batch_of(spec, [Row(hot.appended_end, "a", at, 0)], "money")
+            column = batch.schema.get_field_index("size")
+            sizes = pa.array([size], batch.schema.field(column).type)
+            hot.append(batch.set_column(column, batch.schema.field(column), sizes), hot.appended_end, 0)
+            hot.publish(hot.appended_end)
+            if at == 1:
+                with pytest.raises(InvalidArgument, match="does not fit int64"):
+                    reader.read(window)
+                assert window.value is None
+            else:
+                reader.read(window)
+        assert window.value == 2**62 - 1
+        reader.close()
 
 
 def test_an_aggregate_that_cannot_be_prepared_is_refused() -> None:

@@ -43,6 +43,8 @@ class PreparedWindow:
         self._layout, self._views, self._L, self._keys, self._page = layout, views, L, keys, page
         self._key, self._agg, self._range, self._question = (key,), agg, range_ns, question
         self._doubles = agg.value is not None and bool(pa.types.is_floating(layout.spec.column(agg.value).type))
+        self._integers = agg.fn == "sum" and not self._doubles
+        """A sum of integers, which may not fit."""
         self._cells = next(
             (r.first_cell for n, r in layout.regions.items() if n == f"data:{agg.value}"), int(L[w.L_TIME])
         )
@@ -79,10 +81,13 @@ class PreparedWindow:
             told[kernels.T_UNDECIDED] = 0 if word(w.H_COMPLETE) else 1
         elif self._last_row(seam, end):
             found = self._window(seam, end)
-        if word(w.H_FLOOR) > seam:
-            return kernels.AGAIN
         if found is not None:
-            self.value = self._value(found)
+            self.value = self._value(found)  # it may read a cell, which the look at the floor below vouches for
+        if word(w.H_FLOOR) > seam:
+            self.value = None
+            return kernels.AGAIN
+        if found is not None and found.too_large and self._integers:
+            raise InvalidArgument(f"The sum of column {self._agg.value!r} does not fit int64. Use avg.")
         if word(w.H_CLOSED):
             return kernels.CLOSED
         told[kernels.T_LEASE] = word(w.H_LEASE_UNTIL)
@@ -141,10 +146,8 @@ class PreparedWindow:
         if fn in ("min", "max"):
             cells = self._views.mem[self._cells + found.cells[0] : self._cells + found.cells[0] + 1]
             return float(cells.view(np.float64)[0]) if self._doubles else int(cells[0])
-        if fn == "sum" and not self._doubles:
-            if found.too_large:
-                raise InvalidArgument(f"The sum of column {self._agg.value!r} does not fit int64. Use avg.")
-            return found.cells.item(0)
+        if self._integers:
+            return None if found.too_large else found.cells.item(0)
         total = found.sums.item(0)
         if fn == "avg":
             return total / count
