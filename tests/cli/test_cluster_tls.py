@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from proxist.cli import diagnostics, parts
-from proxist.cli.certs import FILES, make_dev_certs
+from proxist.cli.certs import FILES, make_dev_certs, still_good
 from proxist.cli.cluster_tls import SECRET_VARIABLE, ClusterTls, prepare
 from proxist.cli.pxctl import main
 from proxist.cli.supervisor import _answers, _Life, _tail
@@ -41,6 +41,17 @@ def test_certificates_that_end_are_made_again_and_the_secret_is_not(tmp_path: Pa
     secret, ca = made.secret.read_text(), (made.directory / "ca.crt").read_bytes()
     assert (prepare(tmp_path).directory / "ca.crt").read_bytes() != ca
     assert made.secret.read_text() == secret
+
+
+@pytest.mark.parametrize("left", [["ca.crt", "ca.key"], ["client.key"], ["tls.crt", "tls.key"]])
+def test_certificates_of_which_some_are_of_another_making_are_made_again(left: list[str], tmp_path: Path) -> None:
+    made = prepare(tmp_path)
+    make_dev_certs(tmp_path / "others")
+    for name in left:
+        (tmp_path / "others" / name).replace(made.directory / name)
+    assert not still_good(made.directory)
+    prepare(tmp_path)
+    assert still_good(made.directory)
 
 
 def test_a_secret_that_the_user_names_is_used(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -171,12 +171,24 @@ def test_the_server_refuses_half_of_its_flags(tmp_path: Path, certs: DevCerts, s
     own, other = certs.server, strangers.server
     for flags, says in (
         (["--tls-cert", own.cert], "`tls_cert` is given without `tls_key`"),
+        (["--host", "0.0.0.0"], "other machines can reach.*say --insecure"),
+        (
+            ["--host", "0.0.0.0", "--tls-cert", own.cert, "--tls-key", own.key],
+            "Give --tls-cert, --tls-key and --tls-ca",
+        ),
         (["--tls-ca", own.ca], "--tls-ca is given without --tls-cert and --tls-key"),
         (["--tls-cert", own.cert, "--tls-key", other.key], "no pair of a certificate and its key"),
         (["--tls-cert", own.cert, "--tls-key", tmp_path / "absent"], "cannot be read"),
     ):
         with pytest.raises(ConfigError, match=says):
             _tls(_arguments(["--path", str(tmp_path), *map(str, flags)]))
+
+
+def test_the_server_listens_off_loopback_where_that_is_closed_or_said(tmp_path: Path, certs: DevCerts) -> None:
+    own = certs.server
+    files = ["--tls-cert", str(own.cert), "--tls-key", str(own.key), "--tls-ca", str(own.ca)]
+    for flags in (files, ["--insecure"]):
+        _tls(_arguments(["--path", str(tmp_path), "--host", "0.0.0.0", *flags]))
 
 
 def test_no_password_stands_in_an_error_or_in_what_an_endpoint_prints() -> None:

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import dataclasses
+import datetime
 import shutil
+import socket
+import ssl
 from pathlib import Path
 
 import grpc
@@ -13,6 +16,7 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 from tls_doors import FLIGHT, GRPC, HTTP, KINDS, Kind, checks, flight_calls, get, http_door, is_refused
 
 import proxist
+from proxist.cli.certs import _CLIENT, _SERVER_AND_CLIENT, _Authority, _name, _write
 from proxist.client.wire import check_uri
 from proxist.errors import Unavailable
 from proxist.rpc.flight_client import FlightPeer
@@ -204,6 +208,42 @@ def test_a_node_that_is_down_is_no_failed_handshake(typed: Kind, certs: DevCerts
     with pytest.raises(Unavailable, match="does not answer") as raised:
         typed.call(free_ports(1)[0], certs.client)
     assert raised.value.details == {}
+
+
+def test_a_certificate_that_has_ended_is_among_what_a_door_may_mean(typed: Kind, tmp_path: Path) -> None:
+    now = datetime.datetime.now(datetime.UTC)
+    authority = _Authority(now + datetime.timedelta(days=1))
+    _write(tmp_path, "ca", authority.key, authority.certificate)
+    _write(tmp_path, "tls", *authority.issue("door", _SERVER_AND_CLIENT, [_name("127.0.0.1")]))
+    authority._ends = now - datetime.timedelta(minutes=1)
+    _write(tmp_path, "client", *authority.issue("caller", _CLIENT))
+    files = [tmp_path / name for name in ("tls.crt", "tls.key", "ca.crt", "client.crt", "client.key")]
+    with (
+        typed.serve(Tls(*files[:3], "certificate")) as port,
+        pytest.raises(Unavailable, match="or one that has ended") as raised,
+    ):
+        typed.call(port, Tls(*files[3:], files[2]))
+    assert raised.value.details["reason"] == "handshake"
+
+
+def test_an_http_session_is_not_taken_up_again_for_it_outlives_the_authority(certs: DevCerts) -> None:
+    context = certs.client.http_client()
+    with http_door(certs.server) as port:
+
+        def visit(session: ssl.SSLSession | None) -> tuple[ssl.SSLSession | None, bool | None]:
+            with (
+                socket.create_connection(("127.0.0.1", port), tls_doors.T) as raw,
+                context.wrap_socket(raw, server_hostname="127.0.0.1", session=session) as sock,
+            ):
+                sock.sendall(b"GET /health HTTP/1.0\r\n\r\n")
+                assert sock.recv(12).startswith(b"HTTP/1.")
+                return sock.session, sock.session_reused
+
+        session, _ = visit(None)
+        assert visit(session)[1] is False
+        context.maximum_version = ssl.TLSVersion.TLSv1_2  # whose sessions have an id
+        with pytest.raises(ssl.SSLError, match="SSL"):
+            visit(None)
 
 
 # ---- renewed files ---------------------------------------------------------------------------------------------------

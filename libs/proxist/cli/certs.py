@@ -14,6 +14,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from cryptography import x509
+from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
@@ -52,17 +53,19 @@ def make_dev_certs(out: Path, hosts: Sequence[str] = (), days: int = 365) -> Non
 
 
 def still_good(out: Path) -> bool:
-    """Whether `out` has all of `FILES`, and its certificates another day to go."""
+    """Whether `out` has all of `FILES`, keys and certificates of one making, and these another day to go."""
     soon = datetime.datetime.now(datetime.UTC) + datetime.timedelta(days=1)
     try:
-        ends = [
-            x509.load_pem_x509_certificate((out / name).read_bytes()).not_valid_after_utc
-            for name in FILES
-            if name.endswith(".crt")
-        ]
-    except (OSError, ValueError):
+        ca = x509.load_pem_x509_certificate((out / "ca.crt").read_bytes())
+        for stem in ("ca", "tls", "client"):
+            certificate = x509.load_pem_x509_certificate((out / f"{stem}.crt").read_bytes())
+            key = serialization.load_pem_private_key((out / f"{stem}.key").read_bytes(), None)
+            certificate.verify_directly_issued_by(ca)
+            if certificate.public_key() != key.public_key() or certificate.not_valid_after_utc <= soon:
+                return False
+    except (OSError, ValueError, TypeError, InvalidSignature):
         return False
-    return all((out / name).is_file() for name in FILES) and min(ends) > soon
+    return True
 
 
 class _Authority:

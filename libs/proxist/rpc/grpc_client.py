@@ -42,7 +42,8 @@ def connect(
 ) -> grpc.Channel:
     """A lazy channel to `host:port`; close it. A frozen peer is noticed after about 15 s, a dead one at once.
 
-    With TLS where `tls`, by default the process' own, has a file; renewed files count from the next call on. Raises ConfigError where they cannot be used.
+    With TLS where `tls`, by default the process' own, has a file; renewed files count from the next call
+    on. Raises ConfigError where they cannot be used.
     """
     shown = tls or own()
     secure = shown.asked

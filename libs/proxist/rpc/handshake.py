@@ -34,7 +34,7 @@ _SIGNS: tuple[tuple[tuple[str, ...], str], ...] = (
 )
 _NO_CERTIFICATE = (
     "It took the connection and then ended it: it is stopping, or it demands a client certificate and got none that its "
-    "`tls_ca` signed. Then give `tls_cert` and `tls_key` (PROXIST_TLS_CERT, PROXIST_TLS_KEY)."
+    "`tls_ca` signed, or one that has ended. Then give `tls_cert` and `tls_key` (PROXIST_TLS_CERT, PROXIST_TLS_KEY)."
 )
 _NO_TLS = (
     "It took the connection and ended it at once: it is stopping, or it speaks TLS and this caller does not. Then call it "

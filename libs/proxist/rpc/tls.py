@@ -117,6 +117,10 @@ class Tls:
     def server_context(self, demand: ssl.VerifyMode = ssl.CERT_REQUIRED) -> ssl.SSLContext:
         """For a server's sockets, with the files of now; `demand`: how it asks for certificates under `certificate`."""
         made = self._context(ssl.PROTOCOL_TLS_SERVER)
+        # No session is taken up again: it would outlive the authority that let its caller in. Before 1.3 a session has
+        # an id that this does not switch off.
+        made.minimum_version = ssl.TLSVersion.TLSv1_3
+        made.num_tickets = 0
         made.verify_mode = demand if self.demands_certificate else ssl.CERT_NONE
         return made
 

@@ -12,6 +12,7 @@ from pathlib import Path
 
 from proxist.clickhouse.embedded.engine import Engine
 from proxist.clickhouse.embedded.server import EmbeddedServer
+from proxist.config import is_loopback
 from proxist.errors import ConfigError, OperatorError
 from proxist.rpc.status import exit_code
 from proxist.rpc.tls import Tls, of_files
@@ -43,11 +44,17 @@ def main(argv: list[str] | None = None) -> int:
 
 
 def _tls(args: argparse.Namespace) -> Tls:
-    """Raises ConfigError for half of it, and for files that cannot be used."""
+    """Raises ConfigError for half of it, for files that cannot be used, and for a door that anybody could enter."""
     found = of_files(args.tls_cert, args.tls_key, args.tls_ca)
     if found.ca is not None and not found.serves:
         raise ConfigError("--tls-ca is given without --tls-cert and --tls-key. Give all three, or none.")
     found.check()
+    if not (is_loopback(args.host) or found.ca or args.insecure):
+        raise ConfigError(
+            f"--host is {args.host}, which other machines can reach, and there are no users here: whoever comes may read "
+            "and write everything. Give --tls-cert, --tls-key and --tls-ca, listen on 127.0.0.1, or say --insecure if the "
+            "network is trusted."
+        )
     return replace(found, clients="certificate" if found.ca else "token")
 
 
@@ -67,7 +74,10 @@ def _arguments(argv: list[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="proxist clickhouse", description=__doc__)
     parser.add_argument("--path", type=Path, required=True, help="data directory; created when missing")
     parser.add_argument("--port", type=int, default=8123, help="HTTP port; 0 takes a free one")
-    parser.add_argument("--host", default="127.0.0.1", help="address to bind (there are no users: keep it loopback)")
+    parser.add_argument("--host", default="127.0.0.1", help="address to bind; off loopback it wants all of --tls-*")
+    parser.add_argument(
+        "--insecure", action="store_true", help="anybody may come from other machines: there are no users"
+    )
     parser.add_argument("--tls-cert", type=Path, help="PEM certificate; with --tls-key it speaks HTTPS")
     parser.add_argument("--tls-key", type=Path, help="PEM key of --tls-cert, without a password")
     parser.add_argument(
