@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 from collections.abc import Iterator
 from pathlib import Path
@@ -117,3 +118,25 @@ def test_what_is_no_query_is_refused_by_name_also_after_one_that_is(
     for _ in range(2):
         with pytest.raises(InvalidArgument, match=message):
             local.answer(query, None, 10.0)
+
+
+def mapped() -> int:
+    """How often hot sets are mapped into this process."""
+    gc.collect()
+    return Path("/proc/self/maps").read_text().count("memfd:proxist")
+
+
+@pytest.mark.parametrize("noticed_by", ["its own shape", "another verb"])
+def test_an_owner_that_has_ended_gives_its_memory_back_whatever_is_asked_next(
+    owner: Owner, local: LocalReads, noticed_by: str
+) -> None:
+    for key in KEYS:
+        assert local.answer(last_by(keys=[key]), None, 10.0).num_rows == 1
+    before = mapped()
+    assert before > 0
+    for turn in range(3):
+        owner.restart()
+        again = last_by(keys=["A"]) if noticed_by == "its own shape" else {"scan": {"table": "trades"}}
+        assert local.answer(again, None, 10.0).num_rows > 0
+        assert local.answer(last_by(keys=["B", f"once {turn}"]), None, 10.0).num_rows == 1
+        assert mapped() == before

@@ -87,8 +87,9 @@ class Quick:
         try:
             plan.reader.read(plan.prepared)
             return None if plan.prepared.undecided else _LastRows(plan)
-        except Unavailable:
-            self._plans.pop(shape, None)
+        except Unavailable as error:
+            if error.details.get("reason") != "evicting":  # then the owner lives
+                self._let_go(plan.form.shard)
             return None
         finally:
             plan.lock.release()
@@ -101,10 +102,20 @@ class Quick:
             plan = self._plan(*shape)
         except (ProxistError, Elsewhere):
             return None  # the executor says what is wrong
+        if plan is not None:
+            self._let_go(plan.form.shard, but=plan.reader)
         if len(self._plans) >= PLANS_MAX:
             self._plans = {}
         self._plans[shape] = plan
         return plan
+
+    def _let_go(self, shard: ShardId, but: HotReader | None = None) -> None:
+        """Forget the shard's plans, but for those of one reader: each holds the memory of the owner that it was made for."""
+        self._plans = {
+            shape: plan
+            for shape, plan in self._plans.copy().items()
+            if plan is None or plan.form.shard != shard or plan.reader is but
+        }
 
     def _plan(self, name: str, keys: tuple[str, ...], asked: tuple[str, ...] | None) -> _Plan | None:
         table = self._host.table("", name)
