@@ -17,6 +17,7 @@ from proxist.cli.certs import FILES, make_dev_certs, still_good
 from proxist.cli.cluster_tls import SECRET_VARIABLE, ClusterTls, prepare
 from proxist.cli.pxctl import main
 from proxist.cli.supervisor import _answers, _Life, _tail
+from proxist.cli.up import _tls_of
 from proxist.rpc.tls import Tls
 
 
@@ -52,6 +53,14 @@ def test_certificates_of_which_some_are_of_another_making_are_made_again(left: l
     assert not still_good(made.directory)
     prepare(tmp_path)
     assert still_good(made.directory)
+
+
+def test_a_start_without_tls_of_what_had_tls_says_so(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert _tls_of(tmp_path, with_tls=False) is None
+    assert capsys.readouterr().err == ""
+    assert _tls_of(tmp_path, with_tls=True) is not None
+    assert _tls_of(tmp_path, with_tls=False) is None
+    assert "was run with --tls before" in capsys.readouterr().err
 
 
 def test_a_secret_that_the_user_names_is_used(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -26,7 +26,6 @@ _TEXTS = (
         re.compile(r"((?:password|secret|token)(?:\\?[\"'])?[ \t]*[:=][ \t]*)(?!\")(?:\\.|[^\"\\\n])+", re.I),
         rf"\1{MASK}",
     ),
-    (re.compile(r"-----BEGIN [A-Z ]*PRIVATE KEY-----.*?-----END [A-Z ]*PRIVATE KEY-----", re.S), MASK),
 )
 
 

@@ -52,7 +52,7 @@ def up(
         data_dir = data_dir.resolve()
         with DirectoryLock(data_dir):
             run_dir = prepare_run_dir(data_dir)
-            tls = _tls_of(data_dir) if with_tls else None
+            tls = _tls_of(data_dir, with_tls)
             probing = None if tls is None else tls.parts  # the stores let nobody else in
             for tries_left in reversed(range(PORT_TRIES if port_base == 0 else 1)):
                 ports = parts.choose_ports(port_base, ingest, query)
@@ -72,7 +72,14 @@ def up(
         return part_code if isinstance(part_code, int) and part_code > 0 else exit_code(error)
 
 
-def _tls_of(data_dir: Path) -> ClusterTls:
+def _tls_of(data_dir: Path, with_tls: bool) -> ClusterTls | None:
+    """None where the cluster has none; says so where it had some at an earlier start."""
+    if not with_tls:
+        if (data_dir / "tls").exists():
+            _say(
+                f"{data_dir} was run with --tls before: without it, whoever is on this machine reads and writes its data"
+            )
+        return None
     from proxist.cli.cluster_tls import prepare  # here: a cluster without TLS does not load cryptography
 
     return prepare(data_dir)

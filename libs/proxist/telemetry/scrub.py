@@ -12,17 +12,25 @@ from typing import Any
 MASK = "***"
 _CREDENTIALS = (
     (re.compile(r"\b(pxi?_[A-Za-z0-9-]{1,64})_[A-Za-z0-9_-]+"), rf"\1_{MASK}"),
-    (re.compile(r"\b([a-z][a-z0-9+.-]{0,31}://[^\s/:@\"']*):[^\s/\"']+@", re.I), rf"\1:{MASK}@"),
+    # What stands after a colon is a password up to the last @, unless it is a port.
+    (
+        re.compile(r"\b([a-z][a-z0-9+.-]{0,31}://[^\s/:@\"']*):(?!\d{1,5}(?:[^\w@]|$))[^\s\"]+@", re.I),
+        rf"\1:{MASK}@",
+    ),
+    (re.compile(r"-----BEGIN [A-Z ]*PRIVATE KEY-----.*?-----END [A-Z ]*PRIVATE KEY-----", re.S), MASK),
 )
-"""Tokens of ours, and passwords in addresses."""
-_NAMED = re.compile(r"(?i)\b(authorization|bearer|password|secret|token)(['\"]?\s*[:=]\s*['\"]?)[^\s'\",;]+")
+"""Tokens of ours, passwords in addresses, and private keys."""
+_NAMED = re.compile(
+    r"(?i)\b(authorization|bearer|password|secret|token)(['\"]?\s*[:=]\s*['\"]?(?:(?:basic|bearer)\s+)?)[^\s'\",;]+"
+)
+_BEARER = re.compile(r"(?i)\b(bearer\s+)[\w.~+/=-]+")
 _PACKAGES = re.compile(r"(?:/[^\s/\"':]+){1,32}/(?=(?:proxist|proxist_\w+|site-packages|python3\.\d+)/)")
 """Before a file of ours or of a library, in a traceback."""
 _QUOTED = re.compile(r"'[^'\n]*'|\"[^\"\n]*\"|`[^`\n]*`")
 
 
 def without_credentials(text: str) -> str:
-    """`text` without tokens and without passwords in addresses."""
+    """`text` without tokens, passwords in addresses and private keys."""
     for pattern, instead in _CREDENTIALS:
         text = pattern.sub(instead, text)
     return text
@@ -48,8 +56,8 @@ class Scrubber:
         return without_credentials(_PACKAGES.sub("", text))
 
     def text(self, text: str) -> str:
-        """For a log: also without values that are named password, secret or token."""
-        return _NAMED.sub(rf"\1\2{MASK}", self.outward(text))
+        """For a log: also without values that are named authorization, bearer, password, secret or token."""
+        return _BEARER.sub(rf"\1{MASK}", _NAMED.sub(rf"\1\2{MASK}", self.outward(text)))
 
     def value(self, value: Any, *, outward: bool = False) -> Any:
         """The same for every text in a plain JSON value; a Path becomes one."""

@@ -334,7 +334,7 @@ def _is_of_a_host(sock: ssl.SSLSocket) -> bool:
     if sock.context.verify_mode == ssl.CERT_NONE:
         return True
     names = (sock.getpeercert() or {}).get("subjectAltName", ())
-    return any(kind == "DNS" for kind, _ in names)
+    return any(entry[0] == "DNS" for entry in names)
 
 
 def _decoded(body: bytes, coding: str) -> bytes:
