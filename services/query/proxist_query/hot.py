@@ -80,6 +80,8 @@ class Hot:
     ) -> HotPart:
         node = self.owner(shard)
         near = self.way_to(node) == "attach"
+        if not near:
+            self._attached.drop(shard)  # of an owner that was on this host before
         if hot_path == "attach" and not near:
             raise Unavailable(
                 f"Shard {shard} is owned by node {node.name!r}, which is not on this host, so it cannot be attached. "
