@@ -46,7 +46,7 @@ def connect(
     read_retry_s: float = READ_RETRY_S,
 ) -> Connection:
     """Connect to a cluster through one of its nodes: `grpc+tls://host:port`, `grpc://host:port`, `grpc+unix:///path` or
-    `host:port`, which is the first where there is a `tls_ca` and the second where there is none.
+    `host:port`, which is the first where a file of TLS is given and the second where none is.
 
     Reads go to that node where it is a query node, else to a query node of the cluster; writes go straight to the
     owners. `token` (else PROXIST_TOKEN) says who calls, where the cluster has `auth: tokens`. `tls_ca` (else
