@@ -5,6 +5,7 @@ from __future__ import annotations
 import subprocess
 import sys
 from datetime import UTC, date, datetime, timedelta, timezone
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -16,6 +17,7 @@ from client_fakes import SPEC, rows
 from hypothesis import given
 from hypothesis import strategies as st
 
+import proxist
 from proxist.client.answer import Answer
 from proxist.client.frames import conform, is_frame, split_by_slot, to_batches, to_table
 from proxist.client.queries import names
@@ -210,3 +212,25 @@ def test_the_public_names_are_there() -> None:
     assert set(proxist.__all__) <= set(dir(proxist))
     with pytest.raises(AttributeError):
         _ = proxist.nosuch
+
+
+def test_the_times_of_a_prepared_asof_are_taken_in_any_unit_or_refused(tmp_path: Path) -> None:
+    with proxist.open(tmp_path) as opened:
+        table = opened.create_table(SPEC)
+        table.write(rows(1, symbols=1))  # at the beginning of 1970
+        prepared = table.prepare_asof(["S0", "none"], ["price"])
+        for unit in ("Y", "M", "D", "h", "m", "s", "ms", "us", "ns"):
+            for year, found in (("1678", 0), ("1969", 0), ("1970", 1), ("2262", 1)):
+                times = np.array([year, "2000"], f"M8[{unit}]")
+                assert prepared.read(times) == prepared.read(times.astype("M8[ns]")) == found
+            with pytest.raises(InvalidArgument, match=r"times\[1\] is NaT, but must be a time"):
+                prepared.read(np.array(["2000", "NaT"], f"M8[{unit}]"))
+        for unit in ("Y", "D", "s", "us"):
+            for year in ("0001", "1600", "2500", "9999"):
+                with pytest.raises(InvalidArgument, match=rf"times\[1\] is {year}.* 1678 to 2262"):
+                    prepared.read(np.array(["2000", year], f"M8[{unit}]"))
+        with pytest.raises(InvalidArgument, match="whole nanoseconds"):
+            prepared.read(np.array([0, 1_001], "M8[ps]"))
+        assert prepared.read(np.array([0, 1_000], "M8[ps]")) == 1
+        with pytest.raises(InvalidArgument, match="one per key"):
+            prepared.read(np.array(["2000"], "M8[s]"))

@@ -143,7 +143,8 @@ class PreparedAsof(PreparedRead):
 
     def read(self, times: Any) -> int:
         """Read the row of keys[i] as of times[i] (datetime64 or int64 nanoseconds); how many have one. Raises as
-        `Table.asof` does, InvalidArgument where there are not as many times as keys."""
+        `Table.asof` does, InvalidArgument where there are not as many times as keys, and for NaT and times that
+        nanoseconds of 64 bits do not count."""
         return self._read(_times(times, len(self.keys)))
 
     def _make(self, reader: HotReader, keys: tuple[str, ...]) -> Prepared:
@@ -262,13 +263,28 @@ def _array(spec: TableSpec, name: str, count: int, given: Array | None) -> Array
 def _times(times: Any, count: int) -> npt.NDArray[np.int64]:
     taken = np.asarray(times)
     if taken.dtype.kind == "M":
-        taken = taken.astype("M8[ns]", copy=False).view(np.int64)
+        taken = _nanoseconds(taken).view(np.int64)
     if taken.dtype != np.int64 or taken.shape != (count,):
         raise InvalidArgument(
             f"The times are an array of {taken.dtype} and shape {taken.shape}, but must be datetime64 or int64 "
             f"nanoseconds of shape ({count},): one per key."
         )
     return _readonly(np.ascontiguousarray(taken))
+
+
+def _nanoseconds(times: Array) -> Array:
+    """datetime64 of any unit as M8[ns], which wraps what it does not hold. Raises InvalidArgument for that, and for NaT."""
+    ns = times.astype("M8[ns]", copy=False)
+    lost = np.isnat(ns)
+    if ns.dtype != times.dtype:
+        lost |= ns.astype(times.dtype) != times
+    if np.count_nonzero(lost):
+        at = int(np.flatnonzero(lost)[0])
+        raise InvalidArgument(
+            f"times[{at}] is {times.flat[at]}, but must be a time of whole nanoseconds from the year 1678 to "
+            "2262-04-11T23:47:16.854775807. Correct it, or prepare the read without its key."
+        )
+    return ns
 
 
 def _readonly(values: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
