@@ -16,7 +16,7 @@ from benchmarks.rows import SPEC, Rows
 @contextmanager
 def loaded(endpoints: dict[str, Any], rows: Rows) -> Iterator[Any]:
     """A connection to a cluster, with or without TLS, whose table SPEC has rows."""
-    with proxist.connect(endpoints["query"][0]["flight"], **_identity(endpoints)) as connection:
+    with proxist.connect(endpoints["query"][0]["flight"], attach="never", **_identity(endpoints)) as connection:
         connection.create_table(SPEC)
         connection.table(SPEC.name).write(rows.table.slice(0, 100_000))
         yield connection

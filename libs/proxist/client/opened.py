@@ -10,9 +10,7 @@ import json
 import os
 import shutil
 import threading
-import time
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, cast
 
@@ -23,44 +21,29 @@ from proxist.client.answer import Answer
 from proxist.client.attach import Elsewhere
 from proxist.client.connection import Connection
 from proxist.client.frames import conform, is_frame, to_batches, to_table
+from proxist.client.opened_table import OpenTable
 from proxist.client.table import Table
 from proxist.client.topology import TableMap
 from proxist.client.verbs import Verbs
 from proxist.client.writer import BATCH_BYTES, BATCH_ROWS, Writer
 from proxist.errors import (
     AlreadyExists,
-    BatchTooLarge,
     InvalidArgument,
-    InvalidBatch,
     NotFound,
-    Overloaded,
     Unavailable,
 )
 from proxist.hot.ops import HotOp, HotPart, Probes
 from proxist.hot.reader import HotReader
-from proxist.hot.words import INT64_MAX
-from proxist.hot.writer import HotSet
 from proxist.model.ids import Epoch, Offset, ShardId, TableId
 from proxist.model.query import parse_query
 from proxist.model.table import DEFAULT_TENANT, TableSpec, parse_spec, table_from_json
 from proxist.model.table import Table as TableEntry
-from proxist.model.token import Mark, Token
-from proxist.seam import Chain, Executor, Log
+from proxist.seam import Chain, Executor
 from proxist.wal import (
     DirectoryLock,
-    LogWriter,
-    RecordKind,
-    RecoveredLog,
-    encode_body,
-    list_logs,
-    recover_log,
-    rows_record,
-    shard_directory,
 )
 
 TABLES_FILE = "tables.json"
-LEVELS = ("mem", "os", "disk")
-_REPLAY_ROWS = 65_536
 _ELSEWHERE = "A directory that was opened has no SQL and no history; start a cluster (`proxist up`) for those."
 
 
@@ -80,7 +63,7 @@ class Opened(Verbs):
         self._lock = threading.RLock()  # guards _tables, _next_id, _closed and every write
         self._closed = False
         self._directory = DirectoryLock(path)
-        self._tables: dict[str, _OpenTable] = {}
+        self._tables: dict[str, OpenTable] = {}
         self._next_id = 1
         self.attaching = _Own(self)
         try:
@@ -124,7 +107,7 @@ class Opened(Verbs):
                 entry = TableEntry(TableId(self._next_id), DEFAULT_TENANT, wanted, (ShardId(self._next_id),))
                 self._next_id += 1
                 self._save({**{name: one.table for name, one in self._tables.items()}, wanted.name: entry})
-                self._tables[wanted.name] = _OpenTable(self.path, entry)
+                self._tables[wanted.name] = OpenTable(self.path, entry)
         return self.table(wanted.name)
 
     def drop_table(self, name: str) -> None:
@@ -162,7 +145,7 @@ class Opened(Verbs):
     def __exit__(self, *_: object) -> None:
         self.close()
 
-    def entry(self, name: str) -> _OpenTable:
+    def entry(self, name: str) -> OpenTable:
         """Raises NotFound that names the tables there are, Unavailable where the directory is closed."""
         found = self._tables.get(name)
         if found is None:
@@ -171,7 +154,7 @@ class Opened(Verbs):
             raise NotFound(f"Table {name!r} is not there; the tables are: {known}. Create it with create_table.")
         return found
 
-    def of_shard(self, shard: ShardId) -> _OpenTable:
+    def of_shard(self, shard: ShardId) -> OpenTable:
         for one in list(self._tables.values()):
             if one.table.shard_ids[0] == shard:
                 return one
@@ -194,7 +177,7 @@ class Opened(Verbs):
         self._next_id = wire["next_id"]
         for entry in wire["tables"]:
             table = table_from_json(entry)
-            self._tables[table.name] = _OpenTable(self.path, table)
+            self._tables[table.name] = OpenTable(self.path, table)
 
     def _save(self, tables: Mapping[str, TableEntry]) -> None:
         wire = {"next_id": self._next_id, "tables": [tables[name].to_json() for name in sorted(tables)]}
@@ -209,151 +192,6 @@ class Opened(Verbs):
             os.fsync(directory)
         finally:
             os.close(directory)
-
-
-class _OpenTable:
-    """A table's rows: the logs that lie here, oldest first, in one hot set; the log of this opening with its first row."""
-
-    def __init__(self, path: Path, table: TableEntry) -> None:
-        self.table = table
-        self.directory = shard_directory(path, table.shard_ids[0])
-        self._logs = _recover(self.directory)
-        self._epoch = Epoch(self._logs[-1].epoch + 1 if self._logs else 1)
-        self.hot = self._replay()
-        self.reader: HotReader = self.hot.reader()
-        self._writer: LogWriter | None = None
-        self._stopped = False
-
-    @property
-    def chain(self) -> Chain:
-        old = [Log(one.epoch, one.start, one.seal_at, "sealed") for one in self._logs]
-        start = self._logs[-1].seal_at if self._logs else Offset(0)
-        return Chain(self.table.shard_ids[0], (*old, Log(self._epoch, start, None, "open")))
-
-    def write(self, batches: list[pa.RecordBatch], durability: str | None) -> Ack:
-        spec = self.table.spec
-        level = durability or (spec.durability if spec.durability in LEVELS else "disk")
-        if level not in LEVELS:
-            raise InvalidArgument(
-                f"Durability is {level!r}, but in an opened directory must be one of {', '.join(LEVELS)}."
-            )
-        self._check(batches)
-        now_ns = time.time_ns()
-        records = [rows_record(encode_body(batch), batch.num_rows, now_ns) for batch in batches]
-        with self._whole():
-            log = self._log()
-            assert log.end == self.hot.appended_end
-            end = log.append(records)
-            for batch in batches:
-                self.hot.append(batch, self.hot.appended_end, now_ns)
-            if level == "disk":
-                log.sync()
-            self.hot.publish(end)
-        token = Token({self.table.shard_ids[0]: Mark(self._epoch, end)})
-        rows = sum(batch.num_rows for batch in batches)
-        return Ack(rows, len(batches), 0, level, str(token), str(self.directory), None, None)
-
-    def sync(self) -> None:
-        with self._whole():
-            if self._writer is not None:
-                self._writer.sync()
-
-    @contextmanager
-    def _whole(self) -> Iterator[None]:
-        """Log and memory move together in here. What does not reach the end may leave them apart, or rows unsynced that a
-        later sync would pass over, so the table stops; but for a refusal that changed neither."""
-        if self._stopped:
-            raise Unavailable(
-                f"Table {self.table.name!r} takes no writes: an earlier one did not finish, and the log may have "
-                "rows that memory lacks. Close the directory and open it again.",
-                shard=self.table.shard_ids[0],
-            )
-        self._stopped = True
-        try:
-            yield
-        except (Overloaded, BatchTooLarge):
-            self._stopped = self._writer is not None and self._writer.end != self.hot.appended_end
-            raise
-        self._stopped = False
-
-    def close(self) -> None:
-        if self._writer is not None:
-            self._writer.close()
-        self._writer = None
-        self.hot.close()
-
-    def _check(self, batches: list[pa.RecordBatch]) -> None:
-        """Nothing reaches the log that memory would refuse."""
-        try:
-            for batch in batches:
-                batch.validate(full=True)
-        except pa.ArrowException as error:
-            raise InvalidBatch(f"The rows for table {self.table.name!r} are no valid Arrow batch: {error}.") from None
-        if not self.hot.has_room(*batches):
-            raise Overloaded(
-                f"Table {self.table.name!r} uses {self.hot.used_bytes} of {self.hot.bound_bytes} bytes and has no room for "
-                f"{sum(batch.num_rows for batch in batches)} more rows: an opened directory keeps every row in RAM. Create "
-                "it with more `hot_bytes`.",
-                shard=self.table.shard_ids[0],
-            )
-
-    def _log(self) -> LogWriter:
-        if self._writer is None:
-            table, end = self.table, self.hot.appended_end
-            self._writer = LogWriter.create(
-                self.directory,
-                table.shard_ids[0],
-                self._epoch,
-                end,
-                table.id,
-                table.spec.schema,
-                table.schema_version,
-                {},
-            )
-        return self._writer
-
-    def _replay(self) -> HotSet:
-        """All rows of the logs. They were accepted, so they must fit: with twice the memory where they do not."""
-        hot_bytes = self.table.spec.hot_bytes
-        while True:
-            hot = HotSet.create(self.table.spec, self.table.shard_ids[0], self._epoch, Offset(0), hot_bytes=hot_bytes)
-            hot.set_lease_until(INT64_MAX)
-            try:
-                for rows, arrived_ns in self._rows():
-                    hot.append(rows, hot.appended_end, arrived_ns)
-                hot.publish(hot.appended_end)
-                return hot
-            except Overloaded:
-                hot.close()
-                hot_bytes *= 2
-            except BaseException:
-                hot.close()
-                raise
-
-    def _rows(self) -> Iterator[tuple[pa.RecordBatch, int]]:
-        waiting: list[pa.RecordBatch] = []
-        arrived_ns = 0
-        for one in self._logs:
-            for record in one.records():
-                if record.kind is RecordKind.ROWS and record.rows:
-                    waiting.append(record.batch(one.schema))
-                    arrived_ns = record.arrived_ns
-                if sum(batch.num_rows for batch in waiting) >= _REPLAY_ROWS:
-                    yield pa.concat_batches(waiting), arrived_ns
-                    waiting = []
-        if waiting:
-            yield pa.concat_batches(waiting), arrived_ns
-
-
-def _recover(directory: Path) -> list[RecoveredLog]:
-    """Every log that lies here, oldest first; each ends where the next one begins."""
-    found: list[RecoveredLog] = []
-    sealed_end: Offset | None = None
-    for _, path in reversed(list_logs(directory)):
-        one = recover_log(path, sealed_end=sealed_end)
-        found.append(one)
-        sealed_end = one.start
-    return found[::-1]
 
 
 class _Source:
