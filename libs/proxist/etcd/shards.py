@@ -30,6 +30,7 @@ from proxist.etcd.records import (
     WatermarkRecord,
     encode,
 )
+from proxist.failpoints import reach
 from proxist.model.ids import Epoch, Offset, ShardId
 
 RESOLVE_TIMEOUT_S = 5.0
@@ -89,10 +90,12 @@ def open_shard(
         Put(layout.shard_key(record.shard), encode(opened.to_json())),
         Put(layout.owner_key(record.shard), encode(owner.to_json()), lease),
     ]
+    reach("etcd.open.before")
     try:
         applied = client.txn(compares, then).succeeded
     except Unavailable as unknown:
         applied = _was_applied(client, claim, lease, unknown)
+    reach("etcd.open.after")
     if not applied:
         raise _not_owner(client, record.shard, claim.node)
     return opened
@@ -107,9 +110,11 @@ def seal_shard(client: EtcdClient, record: ShardRecord, *, end: Offset, lease: i
     sealed = record.sealed(end)
     kv = client.get(key)
     if kv is not None and ShardRecord.from_json(json.loads(kv.value)) == record:
+        reach("etcd.seal.before")
         result = client.txn(
             [unchanged(kv), lease_is(owner, lease)], [Put(key, encode(sealed.to_json())), Delete(owner)]
         )
+        reach("etcd.seal.after")
         if result.succeeded:
             return sealed
     raise _not_owner(client, record.shard, record.node)
@@ -132,7 +137,9 @@ def release_persister(client: EtcdClient, shard: ShardId, *, lease: int) -> None
 
 def put_watermarks(client: EtcdClient, marks: dict[ShardId, WatermarkRecord]) -> None:
     """Write persisted marks of many shards in one transaction; the caller throttles, and only ever moves them up."""
+    reach("etcd.watermarks.before")
     client.txn([], [Put(layout.watermark_key(s), encode(m.to_json())) for s, m in marks.items()])
+    reach("etcd.watermarks.after")
 
 
 def change_table(

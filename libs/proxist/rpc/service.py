@@ -30,8 +30,9 @@ from typing import Any, NoReturn, Protocol, TypeVar
 import structlog
 
 from proxist import config as settings
+from proxist import failpoints
 from proxist.config import ServiceConfig
-from proxist.errors import ProxistError, Unavailable
+from proxist.errors import ConfigError, ProxistError, Unavailable
 from proxist.rpc import tls
 from proxist.rpc.status import exit_code, to_proxist
 from proxist.telemetry import logs, scrub, setup
@@ -112,6 +113,7 @@ def main(
         hide = {"data_dir": config.data_dir, "run_dir": config.run_dir}
         logs.configure(config.log_level, hide=hide, role=role, name=config.name)
         setup.configure(role, config.name, trust_callers=config.trace_callers)
+        _arm_failpoints()
     except ProxistError as error:
         end(role, error)
     run(role, config, build)
@@ -148,6 +150,15 @@ def run(role: str, config: C, build: Callable[[C, Lifeline], Service]) -> NoRetu
     if pending:
         log.warning("stopped with calls open", pending=pending)
     end(config.name, lifeline.error)
+
+
+def _arm_failpoints() -> None:
+    try:
+        points = failpoints.arm_from_environment()
+    except ValueError as error:
+        raise ConfigError(f"{error} (environment {failpoints.ENVIRONMENT})") from None
+    if points:
+        log.warning("failpoints are armed: this process fails on purpose", points=points)
 
 
 def _stop_on_signals(lifeline: Lifeline) -> None:

@@ -14,6 +14,7 @@ from typing import Any, NamedTuple, NoReturn
 import pyarrow as pa
 
 from proxist.errors import AlreadyExists, BatchTooLarge, Overloaded, Unavailable
+from proxist.failpoints import reach
 from proxist.model.ids import Epoch, LogId, Offset, ShardId, TableId, log_id
 from proxist.wal._format import (
     FLAG_PRODUCER,
@@ -123,7 +124,9 @@ class LogWriter:
             writer.append([carry_record(carry, now_ns())])
             writer.sync()
             # The rename is what makes the log exist: a log that exists has a sound header and its carried state.
+            reach("wal.rename.before")
             building.rename(log_dir)
+            reach("wal.rename.after")
             files.sync_directory(log_dir.parent)
         except BaseException as error:
             writer.close(sync=False)
@@ -187,6 +190,7 @@ class LogWriter:
         # Planned before anything is written, so that a wrong argument or a full disk leaves the log as it was.
         pieces, mark, previous = self._plan_locked(records)
         try:
+            reach("wal.append.before")
             fds = self._create_segments_locked(pieces)
             for piece in pieces:
                 if piece.segment is not None:
@@ -194,6 +198,7 @@ class LogWriter:
                         self._rolled.append(self._fd)
                     self._fd, self._room, self._directory_dirty = fds.pop(0), piece.room, True
                 write_all(self._files, self._fd, piece.parts, piece.position)
+            reach("wal.append.after")
         except OSError as error:
             self._poison_locked("append", error)
         self._previous = previous
@@ -251,8 +256,10 @@ class LogWriter:
             for piece in pieces:
                 if piece.segment is not None:
                     path = segment_path(self.log_dir, piece.segment)
+                    reach("wal.segment.before")
                     fds.append(self._files.create(path, piece.room))
                     paths.append(path)
+                    reach("wal.segment.after")
         except OSError as error:
             for fd, path in zip(fds, paths, strict=True):
                 self._files.close(fd)
@@ -281,12 +288,15 @@ class LogWriter:
                 mark, fd, rolled, dirty = self._mark, self._fd, self._rolled, self._directory_dirty
                 self._rolled, self._directory_dirty = [], False
             try:
+                reach("wal.sync.before")
                 while rolled:
                     self._files.datasync(rolled[0])
                     self._files.close(rolled.pop(0))
                 self._files.datasync(fd)
+                reach("wal.sync.directory")
                 if dirty:
                     self._files.sync_directory(self.log_dir)
+                reach("wal.sync.after")
             except OSError as error:
                 with self._lock:
                     self._rolled = rolled + self._rolled
@@ -315,9 +325,12 @@ class LogWriter:
         with self._lock:
             self._check_usable_locked()
             if not self._sealed:
+                reach("wal.seal.before")
                 self._append_locked([RecordIn(RecordKind.SEAL, arrived_ns=self._now_ns())])
                 self._sealed = True
-        return self.sync()
+        end = self.sync()
+        reach("wal.seal.after")
+        return end
 
     def close(self, *, sync: bool = True) -> None:
         """Give the files back; repeating it does nothing. With `sync`, everything appended is on disk on return,

@@ -14,6 +14,7 @@ from typing import NamedTuple, Protocol
 import pyarrow as pa
 
 from proxist.errors import NotOwner, Overloaded, ProxistError
+from proxist.failpoints import reach
 from proxist.hot.writer import HotSet
 from proxist.model.ids import Epoch, Offset, ShardId
 from proxist.model.table import Table
@@ -139,9 +140,12 @@ class Committer:
         _reached(stages, "wal.write")
         self._make_durable(group)
         _reached(stages, "wal.flush" if self._syncs_inline else None)
+        reach("commit.publish.before")
         self._publish(group, rows)
+        reach("commit.publish.after")
         _reached(stages, "hot.apply")
         self._answer(group)
+        reach("commit.answer.after")
         if stages is not None:
             stages.tell()
 
@@ -160,12 +164,15 @@ class Committer:
 
     def set_persisted(self, persisted: Offset) -> None:
         """Every row below `persisted` is in ClickHouse: logged first, so that the floor never passes an unlogged mark."""
+        reach("commit.persisted.before")
         self._log.append([persisted_record(persisted, time.time_ns())])
+        reach("commit.persisted.logged")
         self._hot.set_persisted(persisted)
         self._bounds.forget_below(persisted)
         self.counts.arrivals.persisted(persisted)
         self.cutter.persisted(persisted)
         self._ladder.advance(persisted=persisted)
+        reach("commit.persisted.after")
 
     def sync(self) -> None:
         """fdatasync; then followers see what was cut before it and raised acks go out. Called on one thread at most."""

@@ -13,6 +13,7 @@ import structlog
 from proxist.errors import NotFound, OperatorError, ProxistError
 from proxist.etcd import Catalog, EtcdClient, KeptLease, NodeRecord, OwnerRecord, WatermarkRecord
 from proxist.etcd.shards import release_persister, take_persister
+from proxist.failpoints import reach
 from proxist.model.ids import Offset, ShardId
 from proxist.model.table import Table
 from proxist.rpc.status import to_proxist
@@ -278,11 +279,15 @@ class ShardWorker:
             if rest is None:
                 continue
             self._check()  # an insert after the lease is lost, or under a pause, is not begun
+            reach("persister.insert.before")
             self._tools.sink.insert(self.table, rest)
+            reach("persister.insert.after")
             self.board.inserted(rest.rows.num_rows)
 
     def _advance(self, owner: Owner, persisted: Offset) -> None:
+        reach("persister.advance.before")
         owner.advance(persisted)
+        reach("persister.advance.after")
         self._advanced += 1
         self.board.reached(persisted=persisted)
         self._tools.watermarks.advance(self.shard, WatermarkRecord(owner.epoch, persisted))
