@@ -5,6 +5,8 @@ Appending and evicting are the two things that change it; both happen on the wri
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import numpy as np
 import numpy.typing as npt
 
@@ -18,6 +20,7 @@ from proxist.hot.store import ColumnStore, PayloadColumn, StringColumn
 from proxist.model.types import is_fixed_width
 
 Ints = npt.NDArray[np.int64]
+Put = Callable[[Ints], None]
 _TRIM_BLOCKS = 4096
 """Idle memory is looked for after so many freed blocks."""
 
@@ -81,6 +84,26 @@ class Chains:
         )
         self._boundaries.copy(sources, targets, chosen, stores)
         return freed, int(evicting.commit_boundaries(self._mem, self._L, self._keys, sources, targets, chosen))
+
+    def restore(self, codes: Ints, times: Ints, seqs: Ints, offsets: Ints, put: Put, stores: list[ColumnStore]) -> None:
+        """Make these rows, one per key and of keys without rows, the boundary rows and last rows of their keys.
+
+        `put` writes the value columns to the slots that it is given. Payloads take the way of an eviction: from the ring,
+        where they may be forgotten afterwards, to the side area.
+        """
+        at, keys = self._L, codes * w.KEY_STRIDE
+        sources = int(at[w.L_SLOTS]) + 2 * codes
+        targets = sources + 1
+        for array in (sources, targets):
+            array.flags.writeable = False
+        self._mem[at[w.L_TIME] + sources], self._mem[at[w.L_OFFSET] + sources] = times, offsets
+        if len(seqs):
+            self._mem[at[w.L_SEQ] + sources] = seqs
+        put(sources)
+        self._boundaries.copy(sources, targets, len(codes), stores)
+        self._keys[keys + w.K_LAST_TIME], self._keys[keys + w.K_LAST_SLOT] = times, sources + 1
+        self._keys[keys + w.K_LAST_SEQ] = seqs ^ w.INT64_MIN if len(seqs) else 0
+        evicting.commit_boundaries(self._mem, self._L, self._keys, sources, targets, len(codes))
 
     def free(self, count: int) -> None:
         """Free the blocks that `cover` found: the second half, after the floor was published."""

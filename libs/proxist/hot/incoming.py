@@ -113,3 +113,22 @@ def lists_of(array: pa.Array, name: str) -> Strings:
     data = items.buffers()[1]
     plain = EMPTY8 if data is None else _plain(data, np.uint8, items.offset * width, data.size)
     return Strings(offsets, plain, valid_bytes(array), width)
+
+
+class Take:
+    """A batch as plain arrays: checked, not stored."""
+
+    __slots__ = ("batch", "codes", "columns", "keys", "seqs", "times", "unknown")
+
+    def __init__(
+        self,
+        batch: pa.RecordBatch,
+        keys: Strings,
+        codes: npt.NDArray[np.int64],
+        unknown: int,
+        times: npt.NDArray[np.int64],
+        seqs: npt.NDArray[np.int64],
+        columns: list[Any],
+    ) -> None:
+        self.batch, self.keys, self.codes, self.unknown = batch, keys, codes, unknown
+        self.times, self.seqs, self.columns = times, seqs, columns

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import threading
 from collections import deque
+from typing import NamedTuple
 
-from proxist.hot.words import INT64_MIN
+from proxist.hot.words import INT64_MAX, INT64_MIN
 
 _GROUPS = 1024
+_SPANS_MAX = 4096
 
 
 class Arrivals:
@@ -58,6 +61,13 @@ class Unpersisted:
         self._minima.append((end, min_time))
         self._max_time = max(self._max_time, max_time)
 
+    def restore(self, floor: int, max_time: int, time_persisted: int | None) -> None:
+        """Rows below `floor` exist, the latest at `max_time`; `time_persisted`: T_persisted where not all of them are
+        persisted."""
+        self._max_time = max_time
+        if time_persisted is not None:
+            self._minima.append((floor, time_persisted + 1))
+
     def persisted_to(self, offset: int) -> None:
         """Rows below `offset` are persisted."""
         while self._minima and self._minima[0][0] <= offset:
@@ -71,3 +81,67 @@ class Unpersisted:
         if self._max_time == INT64_MIN:
             return INT64_MIN
         return self._minima[0][1] - 1 if self._minima else self._max_time
+
+
+class Span(NamedTuple):
+    """The rows [first, end), none of whose times is below `min_time` or above `max_time`."""
+
+    first: int
+    end: int
+    min_time: int
+    max_time: int
+
+
+class TimeSpans:
+    """Between which times the rows lie that are not persisted yet, by batches; and the largest time of the others.
+
+    At most 4,096 spans are kept: of more, two neighbours become one. For any thread.
+    """
+
+    def __init__(self, start: int) -> None:
+        """Of the rows below `start` nothing is known."""
+        self._lock = threading.Lock()
+        self._spans: deque[Span] = deque()
+        self._end = start
+        self._below_max = INT64_MIN if start == 0 else INT64_MAX
+
+    def note(self, end: int, min_time: int, max_time: int) -> None:
+        """The rows from the last end to `end` were accepted."""
+        with self._lock:
+            self._spans.append(Span(self._end, end, min_time, max_time))
+            self._end = end
+            if len(self._spans) > _SPANS_MAX:
+                spans = list(self._spans)
+                odd = [spans.pop()] if len(spans) % 2 else []
+                pairs = zip(spans[::2], spans[1::2], strict=True)
+                self._spans = deque([*(_joined(one, other) for one, other in pairs), *odd])
+
+    def restore(self, persisted: int, min_time: int, max_time: int) -> None:
+        """Rows below the start exist, none later than `max_time`; those from `persisted` on not before `min_time`."""
+        with self._lock:
+            self._below_max = max_time
+            if persisted < self._end:
+                self._spans.append(Span(persisted, self._end, min_time, max_time))
+
+    def persisted_to(self, offset: int) -> None:
+        """Rows below `offset` are persisted."""
+        with self._lock:
+            while self._spans and self._spans[0].end <= offset:
+                self._below_max = max(self._below_max, self._spans.popleft().max_time)
+
+    def below_max(self, offset: int) -> int | None:
+        """No row below `offset` has a larger time; None where there is no row. INT64_MAX where nothing is known."""
+        with self._lock:
+            known = [span.max_time for span in self._spans if span.first < offset]
+            found = max(known, default=INT64_MIN)
+            found = max(found, self._below_max)
+        return None if found == INT64_MIN else found
+
+    def within(self, first: int, end: int) -> list[Span]:
+        """The spans that have rows in [first, end), ascending; of persisted rows there are none."""
+        with self._lock:
+            return [span for span in self._spans if span.first < end and span.end > first]
+
+
+def _joined(one: Span, other: Span) -> Span:
+    return Span(one.first, other.end, min(one.min_time, other.min_time), max(one.max_time, other.max_time))

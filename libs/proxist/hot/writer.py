@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from types import TracebackType
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -12,11 +11,12 @@ import pyarrow as pa
 from proxist.errors import BatchTooLarge, Overloaded
 from proxist.hot import words as w
 from proxist.hot.arena import Arena
+from proxist.hot.boundaries import HotCarried, capture
 from proxist.hot.chains import Chains
 from proxist.hot.dictionary import Dictionary
-from proxist.hot.incoming import Strings, cells_of, column_of, strings_of
+from proxist.hot.incoming import Take, cells_of, column_of, strings_of
 from proxist.hot.layout import Layout, block_bytes, plan_layout
-from proxist.hot.ledger import Arrivals, Unpersisted
+from proxist.hot.ledger import Arrivals, TimeSpans, Unpersisted
 from proxist.hot.ops import Marks
 from proxist.hot.payloads import PayloadRing
 from proxist.hot.pins import Pins
@@ -52,9 +52,11 @@ class HotSet:
         self._hot_bytes = max(hot_bytes, layout.blocks * self._block_bytes)
         self._arrivals = Arrivals(layout.spec.hot_window_ns)
         self._unpersisted = Unpersisted()
+        self.spans = TimeSpans(start)
+        """Of the rows that are not persisted, in memory or not."""
         self._pins = Pins()
         self._closed = False
-        self._taken: dict[int, _Take] = {}
+        self._taken: dict[int, Take] = {}
         self._last_marks: Marks | None = None
         self._last_used = (0, 0)
         self.eviction_count = 0
@@ -81,6 +83,7 @@ class HotSet:
         tenant: str = DEFAULT_TENANT,
         hot_bytes: int | None = None,
         block_rows: int | None = None,
+        restored: HotCarried | None = None,
     ) -> HotSet:
         """An empty hot set: floor = persisted = end = `start`, lease 0 (readers refuse until `set_lease_until`).
 
@@ -88,9 +91,59 @@ class HotSet:
         them is decided by RAM alone (every operation reports cold need).
         `hot_bytes` bounds blocks and payloads of this shard; default `spec.hot_bytes` shared out over its shards.
         `block_rows` (a power of two, 16 to 256) is chosen by size where it is None.
+        `restored`: the carried state of a hot set of this shard. Then floor = end = its floor (`start` is not used), and
+        when the rows from there on were appended every question is answered as that hot set answered it. Raises
+        Overloaded where its keys or one of its payloads do not fit.
         """
         bound = hot_bytes if hot_bytes is not None else max(spec.hot_bytes // spec.shards, 2**20)
-        return cls(plan_layout(spec, tenant, bound, block_rows=block_rows), shard, epoch, start, bound)
+        layout = plan_layout(spec, tenant, bound, block_rows=block_rows)
+        hot = cls(layout, shard, epoch, start if restored is None else restored.floor, bound)
+        if restored is not None:
+            try:
+                hot._restore(restored)
+            except BaseException:
+                hot.close()
+                raise
+        return hot
+
+    def carried(self) -> HotCarried:
+        """What must be kept so that `create` can go on from the present floor. For any thread, while the writer goes on."""
+        return capture(self._layout, self._arena.views.readonly(), self._pins)
+
+    def _restore(self, carried: HotCarried) -> None:
+        mem, latest = self._mem, carried.evicted_time_max
+        mem[w.H_START], mem[w.H_COMPLETE] = carried.start, int(carried.complete)
+        mem[w.H_PERSISTED] = min(carried.persisted, carried.floor)
+        if latest is None:
+            return
+        for rows in carried.boundary:
+            self._restore_rows(rows)
+        mem[w.H_EVICTED_TIME_MAX] = latest
+        warm, known = carried.persisted < carried.floor, carried.t_persisted
+        self._unpersisted.restore(carried.floor, latest, known if warm else None)
+        if carried.complete:
+            self.spans.restore(carried.persisted, w.INT64_MIN if known is None else known + 1, latest)
+        mem[w.H_T_PERSISTED] = self._unpersisted.time_persisted()
+
+    def _restore_rows(self, rows: pa.RecordBatch) -> None:
+        take = self._take(rows)
+        if take.unknown:
+            raise self._overloaded("keys", rows.num_rows)
+        if self._payloads_lack([take])[0]:
+            half = rows.num_rows // 2
+            if not half:
+                raise self._overloaded("payload bytes", 1)
+            self._restore_rows(rows.slice(0, half))
+            self._restore_rows(rows.slice(half))
+            return
+
+        def put(slots: npt.NDArray[np.int64]) -> None:
+            for store, taken in zip(self._stores, take.columns, strict=True):
+                store.put(taken, slots)
+
+        offsets = cells_of(rows.column("_offset"), 8)
+        self._chains.restore(take.codes, take.times, take.seqs, offsets, put, self._stores)
+        self._ring.free_below(self._appended, self._appended)
 
     def has_room(self, *batches: pa.RecordBatch) -> bool:
         """True: appending all of `batches`, in order, with no eviction between, will not raise Overloaded.
@@ -128,11 +181,13 @@ class HotSet:
         self._chains.expose(blocks, keys)
         self._appended += batch.num_rows
         self._arrivals.note(self._appended, arrived_ns)
-        self._unpersisted.note(self._appended, min_time, int(take.times.max()))
+        max_time = int(take.times.max())
+        self._unpersisted.note(self._appended, min_time, max_time)
+        self.spans.note(self._appended, min_time, max_time)
         self._mem[w.H_T_PERSISTED] = self._unpersisted.time_persisted()
         return Offset(self._appended)
 
-    def _take(self, batch: pa.RecordBatch) -> _Take:
+    def _take(self, batch: pa.RecordBatch) -> Take:
         spec = self._spec
         keys = strings_of(column_of(batch, spec, spec.key))
         codes, unknown = self._dictionary.encode(keys)
@@ -148,21 +203,26 @@ class HotSet:
             # Known from here on, rows or not: counted as unknown, each row of a new key would ask for a block of its own.
             self._dictionary.add_missing(keys, codes, w.INT64_MAX)
             unknown = 0
-        return _Take(batch, keys, codes, unknown, times, seqs, columns)
+        return Take(batch, keys, codes, unknown, times, seqs, columns)
 
-    def _lack(self, takes: list[_Take]) -> str | None:
+    def _lack(self, takes: list[Take]) -> str | None:
         """What is missing to append all of these, or None."""
         unknown = sum(take.unknown for take in takes)
         if unknown:  # `_take` found no room for them
             return "keys"
         codes = takes[0].codes if len(takes) == 1 else np.concatenate([take.codes for take in takes])
         blocks = self._chains.live_blocks + self._chains.blocks_needed(codes)
-        bounds = [store.payload_bytes(c) for take in takes for store, c in zip(self._stores, take.columns, strict=True)]
-        payload, longest = sum(b for b, _ in bounds), max((b for _, b in bounds), default=0)
-        if payload and not self._ring.has_room(payload, longest):
+        lacking, payload = self._payloads_lack(takes)
+        if lacking:
             return "payload bytes"
         used = blocks * self._block_bytes + self._ring.used_bytes + payload
         return "bytes" if blocks > self._layout.blocks or used > self._hot_bytes else None
+
+    def _payloads_lack(self, takes: list[Take]) -> tuple[bool, int]:
+        """(whether the ring lacks room for the payloads of all of these, their bytes)."""
+        bounds = [store.payload_bytes(c) for take in takes for store, c in zip(self._stores, take.columns, strict=True)]
+        payload, longest = sum(b for b, _ in bounds), max((b for _, b in bounds), default=0)
+        return bool(payload) and not self._ring.has_room(payload, longest), payload
 
     def _overloaded(self, lack: str, rows: int) -> Overloaded | BatchTooLarge:
         table, shard = self._spec.name, int(self._mem[w.H_SHARD])
@@ -201,32 +261,34 @@ class HotSet:
         if offset > int(self._mem[w.H_PERSISTED]):
             self._mem[w.H_PERSISTED] = offset
             self._unpersisted.persisted_to(offset)
+            self.spans.persisted_to(offset)
             self._mem[w.H_T_PERSISTED] = self._unpersisted.time_persisted()
 
     def set_lease_until(self, monotonic_ns: int) -> None:
         """Readers answer only before this instant of CLOCK_MONOTONIC; 0 stops them at once."""
         self._mem[w.H_LEASE_UNTIL] = monotonic_ns
 
-    def evict(self, floor: Offset) -> Offset:
-        """Move the floor to min(floor, persisted), freeing memory; returns the floor reached.
+    def evict(self, floor: Offset, logged: Offset = Offset(0)) -> Offset:
+        """Move the floor to min(floor, max(persisted, logged)), freeing memory; returns the floor reached.
 
-        Never goes back. Works in `evict_step`s; a reader's pin makes it stop early.
+        `logged`: rows below it are on disk in the log, so that they may leave memory before ClickHouse has them (they
+        are then *warm*). Never goes back. Works in `evict_step`s; a reader's pin makes it stop early.
         """
-        reached = self.evict_step(floor)
-        while reached < min(floor, int(self._mem[w.H_PERSISTED])):
-            before, reached = reached, self.evict_step(floor)
+        reached = self.evict_step(floor, logged=logged)
+        while reached < min(floor, self._evictable(logged)):
+            before, reached = reached, self.evict_step(floor, logged=logged)
             if reached == before:
                 break
         return reached
 
-    def evict_step(self, floor: Offset, rows_max: int = EVICT_STEP_ROWS) -> Offset:
+    def evict_step(self, floor: Offset, rows_max: int = EVICT_STEP_ROWS, logged: Offset = Offset(0)) -> Offset:
         """As `evict`, but moves by at most `rows_max` rows, so that appends wait a few ms at most.
 
         Each step makes reads that are under way begin again: do not call it more often than every few ms.
         """
         mem = self._mem
         now = int(mem[w.H_FLOOR])
-        target = min(int(floor), int(mem[w.H_PERSISTED]), now + rows_max)
+        target = min(int(floor), self._evictable(logged), now + rows_max)
         if target <= now:
             return Offset(now)
         with self._pins.evicting() as allowed:
@@ -241,6 +303,9 @@ class HotSet:
         self._arrivals.evicted_to(target)
         self.eviction_count += 1
         return Offset(target)
+
+    def _evictable(self, logged: Offset) -> int:
+        return max(int(self._mem[w.H_PERSISTED]), min(int(logged), int(self._mem[w.H_END])))
 
     def floor_before_time(self, time_ns: TimeNs) -> Offset:
         """The largest floor (at most `persisted`) below which every resident row has a time < `time_ns`."""
@@ -318,22 +383,3 @@ class HotSet:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.close()
-
-
-class _Take:
-    """A batch as plain arrays: checked, not stored."""
-
-    __slots__ = ("batch", "codes", "columns", "keys", "seqs", "times", "unknown")
-
-    def __init__(
-        self,
-        batch: pa.RecordBatch,
-        keys: Strings,
-        codes: npt.NDArray[np.int64],
-        unknown: int,
-        times: npt.NDArray[np.int64],
-        seqs: npt.NDArray[np.int64],
-        columns: list[Any],
-    ) -> None:
-        self.batch, self.keys, self.codes, self.unknown = batch, keys, codes, unknown
-        self.times, self.seqs, self.columns = times, seqs, columns
