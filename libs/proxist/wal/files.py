@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import os
 import re
@@ -20,11 +21,15 @@ _OCTAL = re.compile(r"\\([0-7]{3})")
 
 
 class Files(Protocol):
-    """What the writer asks of the operating system. Every method raises OSError and means what the call of its name
-    means in POSIX; tests inject one that fails."""
+    """Everything that changes a data directory goes through here; reading does not. Every method raises OSError and
+    means what the call of its name means in POSIX, so nothing is on disk before its `datasync` or `sync_directory`
+    returned. Tests inject one that fails and forgets (`proxist.testing.faulty_files`)."""
 
     def create(self, path: Path, size_bytes: int) -> int:
         """Create a file that must not exist, with `size_bytes` of space set aside that reads as zeros."""
+
+    def open(self, path: Path) -> int:
+        """Open a file that exists, for writing in place."""
 
     def write(self, fd: int, buffers: Sequence[pa.Buffer | bytes | memoryview], position: int) -> int:
         """pwritev: write at `position`, maybe fewer bytes than given; how many were written."""
@@ -35,6 +40,18 @@ class Files(Protocol):
     def sync_directory(self, path: Path) -> None:
         """fsync of a directory: its entries are on disk on return."""
 
+    def rename(self, old: Path, new: Path) -> None:
+        """rename of a file or a directory."""
+
+    def remove(self, path: Path) -> None:
+        """unlink of a file, rmdir of an empty directory."""
+
+    def make_directory(self, path: Path) -> None:
+        """mkdir of a directory that must not exist."""
+
+    def free_bytes(self, path: Path) -> int:
+        """How much may be written to the file system of `path` before it is full."""
+
     def close(self, fd: int) -> None: ...
 
 
@@ -44,12 +61,16 @@ class OsFiles:
     def create(self, path: Path, size_bytes: int) -> int:
         fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
         try:
-            os.posix_fallocate(fd, 0, size_bytes)
+            if size_bytes:
+                os.posix_fallocate(fd, 0, size_bytes)
         except OSError:
             os.close(fd)
             path.unlink()
             raise
         return fd
+
+    def open(self, path: Path) -> int:
+        return os.open(path, os.O_RDWR | os.O_CLOEXEC)
 
     def write(self, fd: int, buffers: Sequence[pa.Buffer | bytes | memoryview], position: int) -> int:
         return os.pwritev(fd, buffers, position)
@@ -63,6 +84,22 @@ class OsFiles:
             os.fsync(fd)
         finally:
             os.close(fd)
+
+    def rename(self, old: Path, new: Path) -> None:
+        old.rename(new)
+
+    def remove(self, path: Path) -> None:
+        if path.is_dir():
+            path.rmdir()
+        else:
+            path.unlink()
+
+    def make_directory(self, path: Path) -> None:
+        path.mkdir()
+
+    def free_bytes(self, path: Path) -> int:
+        found = os.statvfs(path)
+        return found.f_bavail * found.f_frsize
 
     def close(self, fd: int) -> None:
         os.close(fd)
@@ -96,8 +133,36 @@ def make_directories(path: Path, files: Files) -> None:
         missing.append(path)
         path = path.parent
     for directory in reversed(missing):
-        directory.mkdir(exist_ok=True)
+        with contextlib.suppress(FileExistsError):  # another shard's writer made it meanwhile
+            files.make_directory(directory)
         files.sync_directory(directory.parent)
+
+
+def write_durably(files: Files, path: Path, content: bytes) -> None:
+    """Make `path` a file of `content`, whole or not at all: on disk on return, an older one of that name replaced."""
+    unfinished = path.with_name(path.name + ".new")
+    if unfinished.exists():
+        files.remove(unfinished)
+    fd = files.create(unfinished, 0)
+    try:
+        write_all(files, fd, [content], 0)
+        files.datasync(fd)
+    finally:
+        files.close(fd)
+    files.rename(unfinished, path)
+    files.sync_directory(path.parent)
+
+
+def remove_tree(files: Files, path: Path) -> None:
+    """Remove a directory and what is in it; does nothing where it is not there. Nothing is flushed."""
+    if not path.is_dir():
+        return
+    for entry in sorted(path.iterdir()):
+        if entry.is_dir() and not entry.is_symlink():
+            remove_tree(files, entry)
+        else:
+            files.remove(entry)
+    files.remove(path)
 
 
 def fsync_is_meaningful(path: Path | str) -> bool:
