@@ -7,22 +7,23 @@ import math
 import threading
 import time
 import uuid
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import TYPE_CHECKING, Any
 from urllib.parse import unquote, urlsplit
 
 import pyarrow as pa
 import pyarrow.compute as pc
 from clickhouse_connect.driver.exceptions import ClickHouseError
-from clickhouse_connect.driver.external import ExternalData
 from clickhouse_connect.driver.httpclient import HttpClient
 from clickhouse_connect.driver.httputil import get_pool_manager
 from urllib3 import Timeout
 from urllib3.exceptions import HTTPError
 
 from proxist.clickhouse import ddl
+from proxist.clickhouse.content import compared_schema
 from proxist.clickhouse.failures import from_clickhouse, not_connected
-from proxist.clickhouse.types import arrow_type_text, stored_schema, to_stored
+from proxist.clickhouse.types import cold_to_schema, stored_schema, to_stored
+from proxist.clickhouse.wire import CutShort, arrow_stream, external_data, read_answer
 from proxist.config import without_password
 from proxist.errors import ConfigError, ProxistError, Unavailable
 from proxist.model.ids import Offset, ShardId
@@ -57,6 +58,8 @@ _INSERT_SETTINGS: dict[str, Any] = {
     "input_format_null_as_default": 0,
     "input_format_defaults_for_omitted_fields": 0,
 }
+
+_READ_BACK = {"select_sequential_consistency": 1}
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -186,7 +189,7 @@ class ClickHouse:
         """
         _check_one_block(rows, table.spec.time)
         names = stored_schema(table.spec).names
-        body = _arrow_stream(to_stored(rows.select(names)))
+        body = arrow_stream(to_stored(rows.select(names)))
         settings = {**_INSERT_SETTINGS, "insert_deduplication_token": token, "query_id": f"{token}/{uuid.uuid4()}"}
         with self._statement("INSERT", table=table, row_count=rows.num_rows) as client:
             # A memoryview: clickhouse-connect repeats bytes after a dropped connection, but not this.
@@ -208,8 +211,34 @@ class ClickHouse:
             f"SELECT _log, _offset, count() AS copies FROM {ddl.table_name(table)} "
             f"WHERE _log >= {first} AND _log <= {last} AND _offset >= {at_or_above}{until} "
             "GROUP BY _log, _offset ORDER BY _offset, _log",
-            settings={"select_sequential_consistency": 1},
+            settings=_READ_BACK,
         )
+
+    def rows_present(
+        self,
+        table: Table,
+        shard: ShardId,
+        first: Offset,
+        end: Offset,
+        partitions: Collection[str] = (),
+        timeout_s: float | None = None,
+    ) -> pa.Table:
+        """Every stored row of a shard with offset in [first, end), as `content` compares them, by (offset, log).
+
+        A row that is stored twice comes twice. Only in `partitions`, where some are named: the others are not opened.
+        """
+        schema = compared_schema(table.spec)
+        columns = ", ".join(ddl.quote(name) for name in schema.names)
+        low, high = ddl.log_range(shard)
+        within = " AND _partition_id IN (" + ", ".join(f"'{name}'" for name in partitions) + ")" if partitions else ""
+        rows = self.query(
+            f"SELECT {columns} FROM {ddl.table_name(table)} "
+            f"WHERE _log >= {low} AND _log <= {high} AND _offset >= {first} AND _offset < {end}{within}",
+            settings=_READ_BACK,
+            timeout_s=timeout_s,
+        )
+        order = pc.sort_indices(rows, [("_offset", "ascending"), ("_log", "ascending")])
+        return cold_to_schema(rows, schema).take(order).combine_chunks()
 
     def query(
         self,
@@ -235,14 +264,19 @@ class ClickHouse:
             send["database"] = database
         if timeout_s is not None:
             send.setdefault("max_execution_time", max(timeout_s, 0.001))
-        data = _external_data(external, structures or {}) if external else None
+        data = external_data(external, structures or {}) if external else None
         with self._statement("SELECT", timeout_s) as client:
             answer = client.raw_query(
                 sql, settings=send, fmt="ArrowStream", external_data=data, transport_settings=tracing.headers()
             )
-        if not answer:
-            return pa.table({})
-        return strings_checked(pa.ipc.open_stream(pa.py_buffer(answer)).read_all())
+            try:
+                return read_answer(answer)
+            except CutShort:
+                raise Unavailable(
+                    f"ClickHouse at {self.endpoint} ended its answer before the last row. Repeat the statement.",
+                    retry_after_s=0.1,
+                    outcome="unknown",
+                ) from None
 
     def command(self, sql: str, settings: Mapping[str, Any] | None = None) -> None:
         """Run a statement whose answer is not rows."""
@@ -338,38 +372,3 @@ def _check_one_block(rows: pa.Table, time: str) -> None:
     first, last = (int(t.value) for t in pc.min_max(rows[time]).values())
     if ddl.partition_of(first) != ddl.partition_of(last):
         raise ValueError(f"one insert is one partition, not {ddl.partition_of(first)} and {ddl.partition_of(last)}")
-
-
-def _arrow_stream(rows: pa.Table) -> pa.Buffer:
-    """One Arrow IPC stream of one record batch: one block."""
-    sink = pa.BufferOutputStream()
-    with pa.ipc.new_stream(sink, rows.schema) as writer:
-        writer.write_table(rows.combine_chunks(), max_chunksize=max(rows.num_rows, 1))
-    return sink.getvalue()
-
-
-def _external_data(tables: Mapping[str, pa.Table], structures: Mapping[str, str]) -> ExternalData:
-    data = ExternalData()
-    for name, table in tables.items():
-        columns = structures.get(name) or ", ".join(
-            f"`{f.name}` " + (f"Nullable({arrow_type_text(f.type)})" if f.nullable else arrow_type_text(f.type))
-            for f in table.schema
-        )
-        body = _arrow_stream(to_stored(table)).to_pybytes()
-        data.add_file(file_name=name, data=body, fmt="ArrowStream", structure=columns)
-    return data
-
-
-def strings_checked(table: pa.Table) -> pa.Table:
-    """ClickHouse's String may hold any bytes, Arrow's may not: a column that is not UTF-8 becomes binary."""
-    for index, field in enumerate(table.schema):
-        if pa.types.is_string(field.type):
-            column = table.column(index)
-            try:
-                column.validate(full=True)
-            except pa.ArrowInvalid:
-                raw = [chunk.cast(pa.binary()) for chunk in column.chunks]
-                table = table.set_column(
-                    index, pa.field(field.name, pa.binary(), field.nullable), pa.chunked_array(raw)
-                )
-    return table

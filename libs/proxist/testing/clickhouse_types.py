@@ -10,6 +10,7 @@ import numpy as np
 import pyarrow as pa
 
 from proxist.clickhouse import cold_to_schema, partition_of, structure, table_name
+from proxist.clickhouse.content import same_values
 from proxist.model.ids import TIME_MAX, TIME_MIN
 from proxist.testing.clickhouse_store import Store, rows_of
 
@@ -17,7 +18,7 @@ _I64 = (-(2**63), -1, 0, 1, 2**63 - 1)
 _INTEGERS = {f"{sign}int{bits}": bits for sign in ("", "u") for bits in (8, 16, 32, 64)}
 
 
-def _extremes() -> dict[str, pa.Array]:
+def extremes() -> dict[str, pa.Array]:
     """Per Arrow type its extremes and its odd values."""
     out: dict[str, pa.Array] = {}
     for name, bits in _INTEGERS.items():
@@ -54,7 +55,7 @@ def _extremes() -> dict[str, pa.Array]:
     return out
 
 
-def _lists(scalars: dict[str, pa.Array]) -> dict[str, pa.Array]:
+def lists_of(scalars: dict[str, pa.Array]) -> dict[str, pa.Array]:
     lists = {}
     for name, values in scalars.items():
         if name not in ("string", "binary"):
@@ -65,8 +66,8 @@ def _lists(scalars: dict[str, pa.Array]) -> dict[str, pa.Array]:
 
 def every_type_round_trips(store: Store) -> None:
     """Extremes, odd values and nulls of every type come back bit by bit."""
-    scalars = _extremes()
-    columns = [*scalars.items(), *_lists(scalars).items()]
+    scalars = extremes()
+    columns = [*scalars.items(), *lists_of(scalars).items()]
     specs: list[dict[str, Any]] = []
     arrays: dict[str, pa.Array] = {}
     count = 1 + max(len(values) for _, values in columns)
@@ -87,14 +88,14 @@ def every_type_round_trips(store: Store) -> None:
     for field in table.spec.schema:
         want, got = sent[field.name].combine_chunks(), back[field.name].combine_chunks()
         assert got.type == field.type
-        assert _same(want, got), f"{field.name} {field.type}: {want} came back as {got}"
+        assert same_values(want, got).all(), f"{field.name} {field.type}: {want} came back as {got}"
     store.clickhouse.drop_table(table)
 
 
 def external_data_has_every_type(store: Store) -> None:
     """The hot tail as external data is what the table's own rows are, so that a union of both has one type."""
-    scalars = _extremes()
-    columns = [*scalars.items(), *_lists(scalars).items()]
+    scalars = extremes()
+    columns = [*scalars.items(), *lists_of(scalars).items()]
     specs = [{"name": f"c{i}", "type": type_, "nullable": type_ in scalars} for i, (type_, _) in enumerate(columns)]
     table = store.table(*specs)
     cold = rows_of(table, 1, **{f"c{i}": values.slice(0, 1) for i, (_, values) in enumerate(columns)})
@@ -108,26 +109,8 @@ def external_data_has_every_type(store: Store) -> None:
     back = cold_to_schema(answer, table.spec.schema)
     for field in table.spec.schema:
         want = pa.concat_arrays([cold[field.name].combine_chunks(), hot[field.name].combine_chunks()])
-        assert _same(want, back[field.name].combine_chunks()), field
+        assert same_values(want, back[field.name].combine_chunks()).all(), field
     store.clickhouse.drop_table(table)
-
-
-def _same(left: pa.Array, right: pa.Array) -> bool:
-    """Equal bit by bit: pylist of ints and decimals, and floats by their bits, so that nan is nan and -0.0 is not 0.0."""
-    if pa.types.is_list(left.type):
-        return left.value_lengths().equals(right.value_lengths()) and _same(left.flatten(), right.flatten())
-    if not left.is_valid().equals(right.is_valid()):
-        return False
-    if pa.types.is_floating(left.type):
-        width = left.type.bit_width
-        mask = np.asarray(left.is_valid())
-        bits = [
-            np.asarray(side.fill_null(0.0).to_numpy(zero_copy_only=False)).view(f"u{width // 8}")
-            for side in (left, right)
-        ]
-        nan = [np.isnan(np.asarray(side.fill_null(0.0).to_numpy(zero_copy_only=False))) for side in (left, right)]
-        return bool(np.all((bits[0] == bits[1]) | (nan[0] & nan[1]) | ~mask))
-    return bool(left.equals(right))
 
 
 def partitions_are_utc_days(store: Store) -> None:

@@ -17,7 +17,7 @@ import chdb
 import pyarrow as pa
 
 from proxist.clickhouse import to_stored
-from proxist.clickhouse.client import strings_checked
+from proxist.clickhouse.wire import strings_checked
 from proxist.errors import DeadlineExceeded, InternalError, InvalidArgument, Overloaded, ProxistError
 
 _ERROR = re.compile(r"Code: (\d+)\. DB::Exception: (.*?)(?: \((\w+)\))?\s*$", re.DOTALL)
