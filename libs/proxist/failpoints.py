@@ -51,6 +51,12 @@ POINTS: dict[str, str] = {
     "commit.persisted.before": "The owner was told a new persisted mark and has not logged it.",
     "commit.persisted.logged": "The new persisted mark is in the log; memory has the old one.",
     "commit.persisted.after": "The new persisted mark is in force.",
+    "snapshot.write.before": "A snapshot's directory is there under its unfinished name; nothing is in it.",
+    "snapshot.rename.before": "A snapshot is complete and flushed under its unfinished name.",
+    "snapshot.rename.after": "A snapshot has its name; its directory entry is not flushed.",
+    "snapshot.good": "A snapshot is on disk and was read back; older ones and the log are as before.",
+    "snapshot.drop.before": "A snapshot that is not needed any more is about to be removed.",
+    "snapshot.drop.after": "The snapshots that are not needed any more are gone.",
     "etcd.open.before": "A shard's new log is on disk; the transaction that opens it is not sent.",
     "etcd.open.after": "etcd names the shard's new owner, who does not serve yet.",
     "etcd.seal.before": "A log is sealed on disk; the transaction that says so is not sent.",
@@ -59,7 +65,9 @@ POINTS: dict[str, str] = {
     "etcd.watermarks.after": "etcd has the persisted marks.",
     "persister.insert.before": "A part of a batch is about to be sent to ClickHouse.",
     "persister.insert.after": "ClickHouse has answered an insert; the persisted mark is the old one.",
-    "persister.advance.before": "A batch is in ClickHouse; its owner does not know.",
+    "persister.verify.before": "ClickHouse has confirmed what was missing of a batch; nobody has looked.",
+    "persister.verify.after": "A batch was read back; it is not compared yet.",
+    "persister.advance.before": "A read has found a batch in ClickHouse as it was sent; its owner does not know.",
     "persister.advance.after": "The owner knows that a batch is in ClickHouse; etcd's mark is the old one.",
 }
 """Every point: its name, and what is true there."""
