@@ -24,7 +24,7 @@ _sym_db = _symbol_database.Default()
 
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n$proxist/persister/v1/persister.proto\x12\x14proxist.persister.v1\"\x0f\n\rStatusRequest\"~\n\x0eStatusResponse\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\r\n\x05state\x18\x02 \x01(\t\x12\x0b\n\x03pid\x18\x03 \x01(\r\x12\x0f\n\x07version\x18\x04 \x01(\t\x12\x31\n\x06shards\x18\x05 \x03(\x0b\x32!.proxist.persister.v1.ShardStatus\"\x80\x01\n\x0bShardStatus\x12\r\n\x05table\x18\x01 \x01(\t\x12\r\n\x05shard\x18\x02 \x01(\x04\x12\r\n\x05state\x18\x03 \x01(\t\x12\x11\n\tpersisted\x18\x04 \x01(\x04\x12\x0f\n\x07inserts\x18\x05 \x01(\x04\x12\x0c\n\x04rows\x18\x06 \x01(\x04\x12\x12\n\nlast_error\x18\x07 \x01(\t\"-\n\x0cPauseRequest\x12\x0e\n\x06tenant\x18\x01 \x01(\t\x12\r\n\x05table\x18\x02 \x01(\t\"\x0f\n\rPauseResponse\".\n\rResumeRequest\x12\x0e\n\x06tenant\x18\x01 \x01(\t\x12\r\n\x05table\x18\x02 \x01(\t\"\x10\n\x0eResumeResponse2\x8e\x02\n\x10PersisterService\x12S\n\x06Status\x12#.proxist.persister.v1.StatusRequest\x1a$.proxist.persister.v1.StatusResponse\x12P\n\x05Pause\x12\".proxist.persister.v1.PauseRequest\x1a#.proxist.persister.v1.PauseResponse\x12S\n\x06Resume\x12#.proxist.persister.v1.ResumeRequest\x1a$.proxist.persister.v1.ResumeResponseb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n$proxist/persister/v1/persister.proto\x12\x14proxist.persister.v1\"\x0f\n\rStatusRequest\"~\n\x0eStatusResponse\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\r\n\x05state\x18\x02 \x01(\t\x12\x0b\n\x03pid\x18\x03 \x01(\r\x12\x0f\n\x07version\x18\x04 \x01(\t\x12\x31\n\x06shards\x18\x05 \x03(\x0b\x32!.proxist.persister.v1.ShardStatus\"\x92\x01\n\x0bShardStatus\x12\r\n\x05table\x18\x01 \x01(\t\x12\r\n\x05shard\x18\x02 \x01(\x04\x12\r\n\x05state\x18\x03 \x01(\t\x12\x11\n\tpersisted\x18\x04 \x01(\x04\x12\x0f\n\x07inserts\x18\x05 \x01(\x04\x12\x0c\n\x04rows\x18\x06 \x01(\x04\x12\x12\n\nlast_error\x18\x07 \x01(\t\x12\x10\n\x08verified\x18\x08 \x01(\x04\"-\n\x0cPauseRequest\x12\x0e\n\x06tenant\x18\x01 \x01(\t\x12\r\n\x05table\x18\x02 \x01(\t\"\x0f\n\rPauseResponse\".\n\rResumeRequest\x12\x0e\n\x06tenant\x18\x01 \x01(\t\x12\r\n\x05table\x18\x02 \x01(\t\"\x10\n\x0eResumeResponse2\x8e\x02\n\x10PersisterService\x12S\n\x06Status\x12#.proxist.persister.v1.StatusRequest\x1a$.proxist.persister.v1.StatusResponse\x12P\n\x05Pause\x12\".proxist.persister.v1.PauseRequest\x1a#.proxist.persister.v1.PauseResponse\x12S\n\x06Resume\x12#.proxist.persister.v1.ResumeRequest\x1a$.proxist.persister.v1.ResumeResponseb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -36,15 +36,15 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_STATUSRESPONSE']._serialized_start=79
   _globals['_STATUSRESPONSE']._serialized_end=205
   _globals['_SHARDSTATUS']._serialized_start=208
-  _globals['_SHARDSTATUS']._serialized_end=336
-  _globals['_PAUSEREQUEST']._serialized_start=338
-  _globals['_PAUSEREQUEST']._serialized_end=383
-  _globals['_PAUSERESPONSE']._serialized_start=385
-  _globals['_PAUSERESPONSE']._serialized_end=400
-  _globals['_RESUMEREQUEST']._serialized_start=402
-  _globals['_RESUMEREQUEST']._serialized_end=448
-  _globals['_RESUMERESPONSE']._serialized_start=450
-  _globals['_RESUMERESPONSE']._serialized_end=466
-  _globals['_PERSISTERSERVICE']._serialized_start=469
-  _globals['_PERSISTERSERVICE']._serialized_end=739
+  _globals['_SHARDSTATUS']._serialized_end=354
+  _globals['_PAUSEREQUEST']._serialized_start=356
+  _globals['_PAUSEREQUEST']._serialized_end=401
+  _globals['_PAUSERESPONSE']._serialized_start=403
+  _globals['_PAUSERESPONSE']._serialized_end=418
+  _globals['_RESUMEREQUEST']._serialized_start=420
+  _globals['_RESUMEREQUEST']._serialized_end=466
+  _globals['_RESUMERESPONSE']._serialized_start=468
+  _globals['_RESUMERESPONSE']._serialized_end=484
+  _globals['_PERSISTERSERVICE']._serialized_start=487
+  _globals['_PERSISTERSERVICE']._serialized_end=757
 # @@protoc_insertion_point(module_scope)

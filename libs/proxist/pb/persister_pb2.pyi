@@ -25,7 +25,7 @@ class StatusResponse(_message.Message):
     def __init__(self, name: _Optional[str] = ..., state: _Optional[str] = ..., pid: _Optional[int] = ..., version: _Optional[str] = ..., shards: _Optional[_Iterable[_Union[ShardStatus, _Mapping]]] = ...) -> None: ...
 
 class ShardStatus(_message.Message):
-    __slots__ = ("table", "shard", "state", "persisted", "inserts", "rows", "last_error")
+    __slots__ = ("table", "shard", "state", "persisted", "inserts", "rows", "last_error", "verified")
     TABLE_FIELD_NUMBER: _ClassVar[int]
     SHARD_FIELD_NUMBER: _ClassVar[int]
     STATE_FIELD_NUMBER: _ClassVar[int]
@@ -33,6 +33,7 @@ class ShardStatus(_message.Message):
     INSERTS_FIELD_NUMBER: _ClassVar[int]
     ROWS_FIELD_NUMBER: _ClassVar[int]
     LAST_ERROR_FIELD_NUMBER: _ClassVar[int]
+    VERIFIED_FIELD_NUMBER: _ClassVar[int]
     table: str
     shard: int
     state: str
@@ -40,7 +41,8 @@ class ShardStatus(_message.Message):
     inserts: int
     rows: int
     last_error: str
-    def __init__(self, table: _Optional[str] = ..., shard: _Optional[int] = ..., state: _Optional[str] = ..., persisted: _Optional[int] = ..., inserts: _Optional[int] = ..., rows: _Optional[int] = ..., last_error: _Optional[str] = ...) -> None: ...
+    verified: int
+    def __init__(self, table: _Optional[str] = ..., shard: _Optional[int] = ..., state: _Optional[str] = ..., persisted: _Optional[int] = ..., inserts: _Optional[int] = ..., rows: _Optional[int] = ..., last_error: _Optional[str] = ..., verified: _Optional[int] = ...) -> None: ...
 
 class PauseRequest(_message.Message):
     __slots__ = ("tenant", "table")

@@ -280,6 +280,18 @@ PERSIST_SECONDS = _histogram(
     roles=_P,
 )
 PERSIST_INSERT_ROWS = _histogram("proxist_persister_insert_rows", "Rows of one confirmed insert.", ROWS, roles=_P)
+PERSIST_VERIFY_SECONDS = _histogram(
+    "proxist_persister_verify_seconds", "Time of reading one batch back from ClickHouse.", STORE_S, roles=_P
+)
+PERSIST_VERIFIED = _counter(
+    "proxist_persister_verified_rows", "Rows that were read back and are what was sent.", *SHARD, roles=_P
+)
+PERSIST_MISMATCHES = _counter(
+    "proxist_persister_mismatches",
+    "Read-backs that found something else than what was sent, by kind: missing (confirmed rows that are not there), differs (other values), unexplained (rows of no log, or stored twice).",
+    "kind",
+    roles=_P,
+)
 PERSIST_LAG_ROWS = _gauge(
     "proxist_persister_lag_rows", "Rows that the owner has sent and ClickHouse has not confirmed.", *SHARD, roles=_P
 )

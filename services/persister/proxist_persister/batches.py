@@ -21,6 +21,8 @@ from proxist.model.ids import LogId, Offset, ShardId, shard_of_log
 from proxist.model.table import TableSpec
 
 DAY_NS = 86_400 * 10**9
+SAME_TOKEN_TRIES = 4
+"""Confirmed inserts without their rows before the token is changed. With the waits between them that is most of a second."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,18 +89,23 @@ def inserts(spec: TableSpec, batch: Batch) -> list[Insert]:
     return out
 
 
-def missing_part(insert: Insert, missing: npt.NDArray[np.bool_]) -> Insert | None:
+def missing_part(insert: Insert, missing: npt.NDArray[np.bool_], unkept: int = 0) -> Insert | None:
     """What is left to insert where only rows with `missing` are not stored yet: all, None, or a part.
 
-    A part is other rows than the whole, so it has a token of its own, which names them.
+    A part is other rows than the whole, so it has a token of its own, which names them. `unkept`: how often ClickHouse
+    has confirmed rows of this insert that a read then did not find. It remembers tokens of rows that were deleted since,
+    and drops what comes under them; so after SAME_TOKEN_TRIES, which outlast a replica that lags a little, the token
+    says which try it is of.
     """
-    if missing.all():
-        return insert
     if not missing.any():
         return None
-    rows = insert.rows.filter(pa.array(missing))
-    digest = xxhash.xxh3_64_hexdigest(np.ascontiguousarray(rows["_offset"].to_numpy()).tobytes())
-    return Insert(insert.partition, f"{insert.token}:part-{digest}", rows)
+    rows, token = insert.rows, insert.token
+    if not missing.all():
+        rows = rows.filter(pa.array(missing))
+        token += f":part-{xxhash.xxh3_64_hexdigest(np.ascontiguousarray(rows['_offset'].to_numpy()).tobytes())}"
+    if unkept >= SAME_TOKEN_TRIES:
+        token += f":again-{unkept - SAME_TOKEN_TRIES + 1}"
+    return insert if token == insert.token else Insert(insert.partition, token, rows)
 
 
 def _sorted(spec: TableSpec, rows: pa.Table) -> pa.Table:

@@ -9,10 +9,13 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
+from proxist.errors import OperatorError
 from proxist.etcd import LogRecord
 from proxist.model.ids import Epoch, LogId, Offset, ShardId, log_id
+from proxist.model.table import Table
 
 Offsets = npt.NDArray[np.uint64]
+TWICE = "stored twice"
 
 
 class Stored:
@@ -25,6 +28,15 @@ class Stored:
         self.twice: Offsets = np.unique(offsets[present["copies"].to_numpy() > 1])
         """Offsets that are stored more than once."""
         self._by_log: dict[LogId, Offsets] = {LogId(int(log)): np.sort(offsets[logs == log]) for log in np.unique(logs)}
+
+    @classmethod
+    def of_rows(cls, rows: pa.Table) -> Stored:
+        """Of `ClickHouse.rows_present`: all rows, in the order of (offset, log)."""
+        logs, offsets = rows["_log"].to_numpy(), rows["_offset"].to_numpy()
+        differs = (logs[1:] != logs[:-1]) | (offsets[1:] != offsets[:-1])
+        starts = np.flatnonzero(np.concatenate(([len(logs) > 0], differs)))
+        copies = np.diff(np.append(starts, len(logs)))
+        return cls(pa.table({"_log": logs[starts], "_offset": offsets[starts], "copies": copies}))
 
     def missing(self, log: LogId, offsets: Offsets) -> npt.NDArray[np.bool_]:
         """Per offset of `offsets`, whether that row of the log is not stored."""
@@ -72,5 +84,23 @@ def anomaly(stored: Stored, shard: ShardId, logs: Iterable[LogRecord], epoch: Ep
     if len(stored.twice):
         first, last = int(stored.twice[0]), int(stored.twice[-1])
         holder = next(log for log in sorted(stored.logs) if np.isin(stored.twice[0], stored.of_log(log)))
-        return Anomaly("stored twice", holder, Offset(first), Offset(last))
+        return Anomaly(TWICE, holder, Offset(first), Offset(last))
     return None
+
+
+def unexplained(table: Table, shard: ShardId, found: Anomaly) -> OperatorError:
+    """What an operator is told of an anomaly."""
+    remedy = (
+        f"`pxctl verify {table.name}` shows them, `pxctl repair {table.name}` removes copies that are equal"
+        if found.cause == TWICE
+        else f"Find out who wrote them (`pxctl verify {table.name}` lists them) and delete them"
+    )
+    return OperatorError(
+        f"ClickHouse has rows of table {table.name!r} that cannot be explained: {found.cause}, offsets "
+        f"{found.first} to {found.last} under _log {found.log}. {remedy}; then run `pxctl persist resume {table.name}`.",
+        shard=shard,
+        cause=found.cause,
+        log=found.log,
+        first=found.first,
+        last=found.last,
+    )

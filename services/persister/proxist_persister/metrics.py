@@ -36,6 +36,9 @@ def persister_figures(keeper: Keeper, sink: Sink) -> Source:
         for outcome, seconds in sink.insert_seconds.items():
             scrape.histogram(m.PERSIST_SECONDS, seconds, outcome)
         scrape.histogram(m.PERSIST_INSERT_ROWS, sink.insert_rows)
+        scrape.histogram(m.PERSIST_VERIFY_SECONDS, sink.verify_seconds)
+        for kind, count in sink.mismatches.items():
+            scrape.add(m.PERSIST_MISMATCHES, count, kind)
 
     return add
 
@@ -55,6 +58,7 @@ def clickhouse_figures(clickhouse: ClickHouse) -> Source:
 def _add_shard(scrape: Scrape, now: states.Progress, labels: tuple[str, ...]) -> None:
     scrape.add(m.PERSIST_INSERTS, now.inserts, *labels)
     scrape.add(m.PERSIST_ROWS, now.rows, *labels)
+    scrape.add(m.PERSIST_VERIFIED, now.verified, *labels)
     scrape.add(m.PERSIST_RETRIES, now.retries, *labels)
     scrape.add(m.PERSIST_LAG_ROWS, max(0, now.end - now.persisted), *labels)
     held_ns = time.monotonic_ns() - now.in_hand_since_ns if now.in_hand_rows else 0

@@ -34,6 +34,8 @@ class Progress:
     """The end of the last batch that the owner sent, or its own end when the shard was taken up."""
     inserts: int = 0
     rows: int = 0
+    verified: int = 0
+    """Rows that were read back and are what was sent."""
     retries: int = 0
     in_hand_rows: int = 0
     """Rows of the batch that is being inserted; 0 while the next one is waited for."""
@@ -79,6 +81,10 @@ class Board:
             self._progress = replace(
                 self._progress, inserts=self._progress.inserts + 1, rows=self._progress.rows + rows
             )
+
+    def verified(self, rows: int) -> None:
+        with self._changed:
+            self._progress = replace(self._progress, verified=self._progress.verified + rows)
 
     def reached(self, *, persisted: Offset | None = None, end: Offset | None = None) -> None:
         with self._changed:

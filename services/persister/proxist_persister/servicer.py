@@ -57,4 +57,5 @@ def _status(worker: ShardWorker) -> pb.ShardStatus:
         inserts=now.inserts,
         rows=now.rows,
         last_error=now.last_error,
+        verified=now.verified,
     )

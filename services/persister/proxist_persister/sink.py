@@ -4,18 +4,25 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from contextlib import contextmanager
+
+import pyarrow as pa
 
 from proxist.clickhouse import ClickHouse, database_of
 from proxist.errors import OperatorError, ProxistError
 from proxist.model.ids import Offset, ShardId
 from proxist.model.table import Table
+from proxist.telemetry import tracing
 from proxist.telemetry.figures import Histogram
 from proxist.telemetry.metrics import ROWS, STORE_S
 from proxist_persister.batches import Insert
 from proxist_persister.coverage import Stored
 from proxist_persister.policy import SinkHealth
+
+MISMATCHES = ("missing", "differs", "unexplained")
+"""What a read-back may find: confirmed rows that are not there; rows that differ from those sent; rows that no log
+explains, copies among them."""
 
 
 class Sink:
@@ -28,6 +35,8 @@ class Sink:
         self._failures = 0
         self.insert_seconds = {outcome: Histogram(STORE_S) for outcome in ("ok", "failed")}
         self.insert_rows = Histogram(ROWS)
+        self.verify_seconds = Histogram(STORE_S)
+        self._mismatches = dict.fromkeys(MISMATCHES, 0)
 
     @property
     def state(self) -> str:
@@ -63,6 +72,28 @@ class Sink:
         """What is stored of the shard in [at_or_above, below)."""
         with self._watched():
             return Stored(self._clickhouse.offsets_present(table, shard, at_or_above, below))
+
+    def read_batch(
+        self, table: Table, shard: ShardId, first: Offset, end: Offset, partitions: Collection[str]
+    ) -> pa.Table:
+        """All stored rows of the shard in [first, end), as `ClickHouse.rows_present`: one statement."""
+        began = time.perf_counter()
+        with self._watched(), tracing.span("persist.verify") as span:
+            rows = self._clickhouse.rows_present(table, shard, first, end, partitions)
+            span.set("db.response.returned_rows", rows.num_rows)
+        self.verify_seconds.observe(time.perf_counter() - began)
+        return rows
+
+    def mismatched(self, kind: str) -> None:
+        """A read-back found something else than what was sent; `kind` is one of MISMATCHES."""
+        with self._lock:
+            self._mismatches[kind] += 1
+
+    @property
+    def mismatches(self) -> dict[str, int]:
+        """Read-backs that found something else than what was sent, by kind."""
+        with self._lock:
+            return dict(self._mismatches)
 
     def insert(self, table: Table, insert: Insert) -> None:
         """Confirmed on return."""

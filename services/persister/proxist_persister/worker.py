@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import pyarrow as pa
 import structlog
 
-from proxist.errors import NotFound, OperatorError, ProxistError
+from proxist.errors import NotFound, ProxistError
 from proxist.etcd import Catalog, EtcdClient, KeptLease, NodeRecord, OwnerRecord, WatermarkRecord
 from proxist.etcd.shards import release_persister, take_persister
 from proxist.failpoints import reach
@@ -19,8 +19,9 @@ from proxist.model.table import Table
 from proxist.rpc.status import to_proxist
 from proxist.telemetry import tracing
 from proxist_persister import progress
-from proxist_persister.batches import Batch, Insert, inserts, missing_part
-from proxist_persister.coverage import Stored, anomaly
+from proxist_persister.batches import Batch
+from proxist_persister.coverage import Stored, anomaly, unexplained
+from proxist_persister.delivery import Delivery
 from proxist_persister.owner import Owner, OwnerMarks
 from proxist_persister.plan import Job
 from proxist_persister.policy import is_final, retry_delay_s
@@ -200,7 +201,7 @@ class ShardWorker:
         marks = owner.marks()
         self.board.reached(persisted=marks.persisted, end=marks.end)
         self._tools.sink.prepare(self.table, was_persisted=self._was_persisted(marks))
-        stored = self._read_back(owner, marks, marks.persisted, None)
+        stored = self._read_back(owner, marks)
         self.board.enter(progress.FOLLOWING)
         for batch in owner.follow(marks.persisted):
             if batch is not None:
@@ -228,61 +229,54 @@ class ShardWorker:
         known = (self._tools.catalog.watermark(shard) for shard in self.table.shard_ids)
         return marks.persisted > 0 or any(mark is not None and mark.persisted > 0 for mark in known)
 
-    def _read_back(self, owner: Owner, marks: OwnerMarks, at_or_above: Offset, below: Offset | None) -> Stored:
-        """What is stored in the range. Raises OperatorError where that cannot have come from the shard's logs."""
-        stored = self._tools.sink.read_back(self.table, self.shard, at_or_above, below)
+    def _read_back(self, owner: Owner, marks: OwnerMarks) -> Stored:
+        """What is stored at or above the owner's persisted."""
+        stored = self._tools.sink.read_back(self.table, self.shard, marks.persisted)
+        self._explain(owner, marks, stored, marks.end)
+        return stored
+
+    def _explain(self, owner: Owner, marks: OwnerMarks, stored: Stored, end: Offset) -> None:
+        """Raises OperatorError where what is stored cannot have come, once, from the shard's logs."""
         logs = self._tools.catalog.shard(self.shard).logs
-        end = max(marks.end, below or marks.end)
+        end = max(marks.end, end)
         if anomaly(stored, self.shard, logs, marks.epoch, end) is None:
-            return stored
+            return
         # A predecessor that had not noticed its end may have sent a batch that is newer than the marks.
         found = anomaly(stored, self.shard, logs, marks.epoch, max(end, owner.marks().end))
-        if found is None:
-            return stored
-        raise OperatorError(
-            f"ClickHouse has rows of table {self.table.name!r} that cannot be explained: {found.cause}, offsets "
-            f"{found.first} to {found.last} under _log {found.log}. Find out who wrote them and delete them, then run "
-            f"`pxctl persist resume {self.table.name}`.",
-            shard=self.shard,
-            cause=found.cause,
-            log=found.log,
-            first=found.first,
-            last=found.last,
-        )
+        if found is not None:
+            self._tools.sink.mismatched("unexplained")
+            raise unexplained(self.table, self.shard, found)
 
     def _persist(self, owner: Owner, marks: OwnerMarks, batch: Batch, known: Stored) -> None:
-        """On return every row of the batch is in ClickHouse, once. `known` is what is there of it already."""
-        parts = inserts(self.table.spec, batch)
-        attempt, read_back, unresolved = 0, True, False
+        """On return a read has found every row of the batch in ClickHouse, once, as it was sent. `known` is what is
+        there of it already."""
+        delivery = Delivery(self._tools.sink, self.table, self.shard, batch)
+        attempt, unresolved = 0, False
+        to_insert: Stored | None = known
         while True:
             try:
-                if not read_back:
-                    known = self._read_back(owner, marks, batch.first, batch.end)
-                    read_back, unresolved = True, False
-                self._insert_missing(batch, parts, known)
-                if attempt:
-                    self.board.enter(progress.FOLLOWING)
-                return
+                if to_insert is not None:
+                    known, to_insert = to_insert, None  # after an error, what is there is not known
+                    delivery.insert_missing(known, self._check, self.board.inserted)
+                found = delivery.read_back()
+                self._explain(owner, marks, found, batch.end)
+                unresolved = False
+                if delivery.is_whole(found):
+                    break
+                to_insert = found
+                if lost := delivery.lost(found):
+                    raise lost
             except ProxistError as error:
                 if isinstance(error, NotFound) or is_final(error, attempt):
                     raise  # a table that is gone is looked for by the next session
                 unresolved = unresolved or error.details.get("outcome") == "unknown"
                 if self._stop.is_set() or (self._paused and not unresolved):
                     raise _Interrupted from None
-                read_back = False
                 self._rest(error, attempt)
                 attempt += 1
-
-    def _insert_missing(self, batch: Batch, parts: list[Insert], known: Stored) -> None:
-        for part in parts:
-            rest = missing_part(part, known.missing(batch.log, part.offsets))
-            if rest is None:
-                continue
-            self._check()  # an insert after the lease is lost, or under a pause, is not begun
-            reach("persister.insert.before")
-            self._tools.sink.insert(self.table, rest)
-            reach("persister.insert.after")
-            self.board.inserted(rest.rows.num_rows)
+        self.board.verified(batch.end - batch.first)
+        if attempt:
+            self.board.enter(progress.FOLLOWING)
 
     def _advance(self, owner: Owner, persisted: Offset) -> None:
         reach("persister.advance.before")
