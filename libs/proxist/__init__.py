@@ -15,7 +15,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from proxist.client import Ack, Answer, Connection, Sent, Session, Table, Writer, connect
+    from proxist.client import Ack, Answer, Connection, Sent, Session, SpooledWriter, Table, Writer, connect
     from proxist.client.opened import Opened
     from proxist.client.opened import open_directory as open
     from proxist.errors import ProxistError
@@ -29,6 +29,7 @@ __all__ = [
     "ProxistError",
     "Sent",
     "Session",
+    "SpooledWriter",
     "Table",
     "Writer",
     "connect",

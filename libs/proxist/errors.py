@@ -24,6 +24,7 @@
     │  ├─ Unavailable           a service, a shard or a store does not answer
     │  │  └─ NotOwner           this node does not own the shard (any more)
     │  ├─ Overloaded            a bound on memory, disk or queue is reached
+    │  │  └─ SpoolFull          a client's store-and-forward directory is
     │  ├─ Stale                 the freshness that was asked for was not reached in time
     │  └─ DeadlineExceeded      out of time
     └─ InternalError            a bug: nothing the caller or operator did
@@ -160,6 +161,12 @@ class NotOwner(Unavailable):
 
 class Overloaded(TransientError):
     code = "OVERLOADED"
+
+
+class SpoolFull(Overloaded):
+    """Details: `bytes`, `bytes_max`. Raised in the client alone."""
+
+    code = "SPOOL_FULL"
 
 
 class Stale(TransientError):

@@ -17,7 +17,8 @@ from proxist.client.acks import Ack
 from proxist.client.answer import Answer
 from proxist.client.connection import Connection, connect
 from proxist.client.session import Session
+from proxist.client.spooled import SpooledWriter
 from proxist.client.table import Table
 from proxist.client.writer import Sent, Writer
 
-__all__ = ["Ack", "Answer", "Connection", "Sent", "Session", "Table", "Writer", "connect"]
+__all__ = ["Ack", "Answer", "Connection", "Sent", "Session", "SpooledWriter", "Table", "Writer", "connect"]

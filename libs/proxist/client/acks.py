@@ -8,6 +8,7 @@ from typing import Any
 import pyarrow as pa
 
 from proxist.client.put_stream import PutStream
+from proxist.errors import ProxistError
 from proxist.model.table import DURABILITY_LEVELS
 from proxist.model.token import Token, parse_token
 from proxist.telemetry import tracing
@@ -58,6 +59,9 @@ class Span:
             self.durability = _weaker(self.durability, str(ack.get("durability", DURABILITY_LEVELS[0])))
             if ack.get("token"):
                 self.token = self.token.merge(parse_token(ack["token"]))
+
+    def fail(self, error: ProxistError) -> None:
+        """The delivery ended before these batches were acked; whoever waits for them is told by the delivery."""
 
     def ack(self, producer: str) -> Ack:
         return Ack(

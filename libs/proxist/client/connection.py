@@ -44,6 +44,7 @@ def connect(
     attach: str = "auto",
     timeout_s: float = TIMEOUT_S,
     read_retry_s: float = READ_RETRY_S,
+    lazy: bool = False,
 ) -> Connection:
     """Connect to a cluster through one of its nodes: `grpc+tls://host:port`, `grpc://host:port`, `grpc+unix:///path` or
     `host:port`, which is the first where a file of TLS is given and the second where none is.
@@ -58,6 +59,7 @@ def connect(
     always uses Flight; "require" fails where an owner cannot be attached (history and SQL are the query nodes' even
     then). Raises Unavailable where nobody answers, Unauthenticated and PermissionDenied where the token is missing, not
     valid or too small, ConfigError where the TLS files cannot be used, or attaching is required and not installed.
+    `lazy`: nobody is asked before the first call, so that a writer with a spool starts while the cluster is away.
     """
     connection = Connection(
         uri,
@@ -68,8 +70,9 @@ def connect(
         attach=attach,
     )
     try:
-        connection.topology()
-        connection.attaching.check()
+        if not lazy:
+            connection.topology()
+            connection.attaching.check()
     except BaseException:
         connection.close()
         raise

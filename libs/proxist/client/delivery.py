@@ -258,4 +258,5 @@ class Delivery:
             for batch in self._pending.values():
                 batch.trace.fail(error)
                 batch.trace.end()
+                batch.span.fail(error)
             self._state.notify_all()

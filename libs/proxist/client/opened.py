@@ -25,7 +25,7 @@ from proxist.client.opened_table import OpenTable
 from proxist.client.table import Table
 from proxist.client.topology import TableMap
 from proxist.client.verbs import Verbs
-from proxist.client.writer import BATCH_BYTES, BATCH_ROWS, Writer
+from proxist.client.writer import BATCH_BYTES, BATCH_ROWS
 from proxist.errors import (
     AlreadyExists,
     InvalidArgument,
@@ -39,6 +39,7 @@ from proxist.model.query import parse_query
 from proxist.model.table import DEFAULT_TENANT, TableSpec, parse_spec, table_from_json
 from proxist.model.table import Table as TableEntry
 from proxist.seam import Chain, Executor
+from proxist.seam.warm import WarmPart
 from proxist.wal import (
     DirectoryLock,
 )
@@ -209,6 +210,9 @@ class _Source:
     def run(self, shard: ShardId, op: HotOp, probes: Probes | None, min_end: Offset | None, wait_ns: int) -> HotPart:
         return self._opened.of_shard(shard).reader.run(op, probes)
 
+    def warm(self, shard: ShardId, op: HotOp, probes: Probes | None, first: Offset, end: Offset) -> WarmPart:
+        raise AssertionError("the rows of an opened directory stay in memory")
+
 
 class _Own:
     """What prepared reads take for a connection's local reads: the readers of this process."""
@@ -236,7 +240,7 @@ class _Own:
 
 
 class _TableHere(Table):
-    def writer(self, **settings: Any) -> Writer:
+    def writer(self, **settings: Any) -> Any:
         raise InvalidArgument(
             f"Table {self.name!r} of an opened directory has no pipelined writer: `write` returns at once here. Use it."
         )

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, overload
 
 from proxist.client.acks import Ack
 from proxist.client.answer import Answer
 from proxist.client.prepared import PreparedAsof, PreparedLastBy
 from proxist.client.queries import names
+from proxist.client.spooled import SpooledWriter
 from proxist.client.times import to_duration_ns
 from proxist.client.verbs import Aggs, Duration, Keys, Time
 from proxist.client.writer import Writer
@@ -43,8 +45,20 @@ class Table:
         """
         return self._connection.write(self.name, rows, durability=durability, timeout_s=timeout_s)
 
-    def writer(self, **settings: Any) -> Writer:
-        """A pipelined `Writer`: `producer`, `first_seq`, `durability`, `window`, `retry_s`. Close it, or use `with`."""
+    @overload
+    def writer(self, *, spool: None = None, **settings: Any) -> Writer: ...
+
+    @overload
+    def writer(self, *, spool: str | Path, **settings: Any) -> SpooledWriter: ...
+
+    def writer(self, *, spool: str | Path | None = None, **settings: Any) -> Writer | SpooledWriter:
+        """A pipelined `Writer`: `producer`, `first_seq`, `durability`, `window`, `retry_s`. Close it, or use `with`.
+
+        With `spool` (a directory), `producer`, and perhaps `spool_bytes` and `spool_durability`, a `SpooledWriter`: rows
+        are on this machine's disk before they are on their way.
+        """
+        if spool is not None:
+            return SpooledWriter(self._connection, self.name, spool=spool, **settings)
         return Writer(self._connection, self.name, **settings)
 
     def last_by(self, keys: Keys = None, columns: Any = None, *, at: Time = None, **options: Any) -> Answer:

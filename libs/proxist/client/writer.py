@@ -7,7 +7,7 @@ import secrets
 import socket
 from collections.abc import Callable
 from types import TracebackType
-from typing import Any, Self
+from typing import Any, Protocol, Self
 
 from proxist.client.acks import Ack, Span
 from proxist.client.delivery import Delivery, Owners
@@ -21,10 +21,15 @@ WINDOW_BATCHES = 64
 RETRY_S = 60.0
 
 
+class Waiting(Protocol):
+    def wait(self, done: Callable[[], bool], timeout_s: float | None) -> None:
+        """Until `done()`. Raises the writer's error, or DeadlineExceeded."""
+
+
 class Sent:
     """Batches on their way; `wait` returns when all of them are acked."""
 
-    def __init__(self, delivery: Delivery, span: Span, producer: str) -> None:
+    def __init__(self, delivery: Waiting, span: Span, producer: str) -> None:
         self._delivery = delivery
         self._span = span
         self._producer = producer

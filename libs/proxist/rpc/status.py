@@ -63,6 +63,7 @@ TABLE: dict[type[ProxistError], Status] = {
     errors.Unavailable: Status("FlightUnavailableError", "UNAVAILABLE", 69),
     errors.NotOwner: Status("FlightUnavailableError", "UNAVAILABLE", 69),
     errors.Overloaded: Status("FlightUnavailableError", "RESOURCE_EXHAUSTED", 75),
+    errors.SpoolFull: Status("FlightUnavailableError", "RESOURCE_EXHAUSTED", 75),
     errors.Stale: Status("FlightUnavailableError", "UNAVAILABLE", 75),
     errors.DeadlineExceeded: Status("FlightTimedOutError", "DEADLINE_EXCEEDED", 75),
     errors.InternalError: Status("FlightInternalError", "INTERNAL", 70),
