@@ -10,7 +10,7 @@ survive a loss of power). Byte format: docs/formats/wal.md.
 """
 
 from proxist.wal.chain import LogPath, list_logs, list_segments, list_shards, log_directory, shard_directory
-from proxist.wal.files import Files, OsFiles, fsync_is_meaningful, require_fsync
+from proxist.wal.files import Files, OsFiles, fsync_is_meaningful, require_fsync, write_durably
 from proxist.wal.lock import DirectoryLock
 from proxist.wal.mark import LogMark
 from proxist.wal.reader import LogReader
@@ -27,9 +27,11 @@ from proxist.wal.record import (
 )
 from proxist.wal.recover import RecoveredLog, TornTail, recover_log
 from proxist.wal.segments import Segment, segments
-from proxist.wal.writer import SEGMENT_BYTES, LogWriter
+from proxist.wal.volume import BALLAST_BYTES, SEGMENT_BYTES, Volume
+from proxist.wal.writer import LogWriter
 
 __all__ = [
+    "BALLAST_BYTES",
     "SEGMENT_BYTES",
     "DirectoryLock",
     "Files",
@@ -44,6 +46,7 @@ __all__ = [
     "RecoveredLog",
     "Segment",
     "TornTail",
+    "Volume",
     "cut_record",
     "decode_body",
     "encode_body",
@@ -59,4 +62,5 @@ __all__ = [
     "rows_record",
     "segments",
     "shard_directory",
+    "write_durably",
 ]

@@ -26,6 +26,8 @@ CRC = struct.Struct("<I")
 
 FLAG_PRODUCER = 0x0001
 """The record has a producer's name and batch number."""
+SEGMENT_REUSED = 0x0001
+"""The segment's file had an earlier life: behind the last record it holds old bytes, not zeros."""
 FLAG_IGNORABLE = 0x8000
 """A reader that does not know the record's kind may pass over it."""
 
@@ -82,6 +84,8 @@ class SegmentHead(NamedTuple):
     schemas: tuple[tuple[int, bytes], ...]
     """(schema version, Arrow IPC schema message) of every version that records of this segment use."""
     header_bytes: int
+    reused: bool = False
+    """Whether the file had an earlier life, whose bytes follow the last record."""
 
 
 def padded(length: int) -> int:
@@ -131,14 +135,14 @@ def check_record(raw: pa.Buffer, head: RecordHead, stored: int) -> str | None:
     return None
 
 
-def pack_segment(head: SegmentHead) -> bytes:
-    """The segment's header; `head.header_bytes` is computed here."""
+def pack_segment(head: SegmentHead, *, reused: bool = False) -> bytes:
+    """The segment's header; `head.header_bytes` is computed here, and `head.reused` is not looked at."""
     schemas = b"".join(
         SCHEMA_HEAD.pack(version, len(raw)) + raw.ljust(padded(len(raw)), b"\0") for version, raw in head.schemas
     )
     total = SEGMENT_HEAD.size + len(schemas) + ALIGN
     front = SEGMENT_HEAD.pack(
-        SEGMENT_MAGIC, FORMAT_VERSION, 0, total, head.log, head.segment, head.first, head.first_record, head.synced,
+        SEGMENT_MAGIC, FORMAT_VERSION, SEGMENT_REUSED if reused else 0, total, head.log, head.segment, head.first, head.first_record, head.synced,
         head.synced_records, head.previous, len(head.schemas), head.table_id, head.segment_bytes, head.created_ns,
     )  # fmt: skip
     covered = front + schemas + b"\0" * (ALIGN - CRC.size)
@@ -164,7 +168,7 @@ def parse_segment(raw: pa.Buffer) -> tuple[SegmentHead, int] | str:
     computed = google_crc32c.value(raw.slice(0, total - CRC.size))
     if computed != crc:
         return f"the header's checksum is {computed:#010x}, the header says {crc:#010x}"
-    (_, version, _, _, log, segment, first, first_record, synced, synced_records, previous, count, table_id, size,
+    (_, version, flags, _, log, segment, first, first_record, synced, synced_records, previous, count, table_id, size,
      created) = SEGMENT_HEAD.unpack_from(raw)  # fmt: skip
     schemas = []
     at = SEGMENT_HEAD.size
@@ -175,6 +179,7 @@ def parse_segment(raw: pa.Buffer) -> tuple[SegmentHead, int] | str:
             schemas.append((schema_version, raw.slice(at, length).to_pybytes()))
             at += padded(length)
     head = SegmentHead(
-        log, segment, first, first_record, synced, synced_records, previous, table_id, size, created, tuple(schemas), total
+        log, segment, first, first_record, synced, synced_records, previous, table_id, size, created, tuple(schemas), total,
+        bool(flags & SEGMENT_REUSED),
     )  # fmt: skip
     return head, version

@@ -2,38 +2,29 @@
 
 from __future__ import annotations
 
-import errno
-import shutil
+import contextlib
 import threading
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from types import TracebackType
-from typing import Any, NamedTuple, NoReturn
+from typing import Any, NoReturn
 
 import pyarrow as pa
 
 from proxist.errors import AlreadyExists, BatchTooLarge, Overloaded, Unavailable
 from proxist.failpoints import reach
-from proxist.model.ids import Epoch, LogId, Offset, ShardId, TableId, log_id
-from proxist.wal._format import (
-    FLAG_PRODUCER,
-    FORMAT_VERSION,
-    RECORD_BYTES_MAX,
-    RecordHead,
-    SegmentHead,
-    pack_record,
-    pack_segment,
-    record_bytes,
-)
+from proxist.model.ids import Epoch, Offset, ShardId, TableId, log_id
+from proxist.wal._format import RECORD_BYTES_MAX, pack_segment
+from proxist.wal._plan import Piece, Planner, Tail
 from proxist.wal.chain import UNFINISHED_SUFFIX, log_directory, segment_path
-from proxist.wal.files import Files, OsFiles, make_directories, write_all
+from proxist.wal.files import Files, make_directories, remove_tree, write_all
 from proxist.wal.mark import LogMark
 from proxist.wal.record import RecordIn, RecordKind, carry_record
+from proxist.wal.volume import SEGMENT_BYTES, Volume, is_full
 
-SEGMENT_BYTES = 64 * 2**20
-"""Small enough that deleting whole segments gives space back soon, large enough that its creation (a file, a
-directory entry) is nothing beside its writing."""
+PRESSED_SEGMENT_BYTES = 2**20
+"""Size of a segment that only the ballast gave room for: thousands of marks, and a small part of it."""
 UNSYNCED_SEGMENTS_MAX = 4
 """Full segments that may wait for a sync: past it, append waits for the disk instead of filling the page cache."""
 
@@ -50,34 +41,28 @@ class LogWriter:
     def __init__(
         self,
         log_dir: Path,
-        log: LogId,
         start: Offset,
-        table_id: TableId,
-        schemas: tuple[tuple[int, bytes], ...],
+        planner: Planner,
         segment_bytes: int,
-        files: Files,
-        now_ns: Callable[[], int],
+        volume: Volume,
     ) -> None:
         """Not for callers: use `create`."""
         self.log_dir = log_dir
-        self.log = log
+        self.log = planner.log
         self.start = start
-        self._table_id = table_id
-        self._schemas = schemas
+        self._planner = planner
         self._segment_bytes = segment_bytes
-        self._files = files
-        self._now_ns = now_ns
+        self._volume = volume
+        self._files = volume.files
         # Held while bytes are appended and while marks are read or moved; guards every field below.
         self._lock = threading.Lock()
         self._moved = threading.Condition(self._lock)
         # Held for a whole sync; always taken before _lock.
         self._sync_lock = threading.Lock()
         self._fd = -1
-        self._room = 0
-        self._previous = 0
         self._rolled: list[int] = []
         self._directory_dirty = False
-        self._mark = LogMark(start, 0, -1, 0)
+        self._tail = Tail(LogMark(start, 0, -1, 0), 0, 0)
         self._synced = LogMark(start, 0, -1, 0)
         self._failure: str | None = None
         self._sealed = False
@@ -96,11 +81,12 @@ class LogWriter:
         carry: dict[str, Any],
         *,
         segment_bytes: int = SEGMENT_BYTES,
+        volume: Volume | None = None,
         files: Files | None = None,
         now_ns: Callable[[], int] = time.time_ns,
     ) -> LogWriter:
         """Start the log of `epoch` at offset `start` with the carried state `carry` (JSON values; its `persisted`, if
-        there, is a mark that recovery holds the log to).
+        there, is a mark that recovery holds the log to). Segments come from `volume`, or through `files` alone.
 
         On return the directory, the first segment and the carried state are on disk. A failure or a crash before that
         leaves no log, so calling again is safe. Raises AlreadyExists where the epoch has a log here (a log is never
@@ -113,24 +99,27 @@ class LogWriter:
                 shard=shard,
                 epoch=epoch,
             )
-        files = files or OsFiles()
+        volume = volume or Volume(files=files)
+        files = volume.files
         schemas = ((schema_version, schema.serialize().to_pybytes()),)
         building = log_dir.with_name(log_dir.name + UNFINISHED_SUFFIX)
-        writer = cls(building, log_id(shard, epoch), start, table_id, schemas, segment_bytes, files, now_ns)
+        planner = Planner(log_id(shard, epoch), table_id, schemas, now_ns)
+        writer = cls(building, start, planner, segment_bytes, volume)
         try:
             make_directories(log_dir.parent, files)
-            shutil.rmtree(building, ignore_errors=True)
-            building.mkdir()
+            remove_tree(files, building)
+            files.make_directory(building)
             writer.append([carry_record(carry, now_ns())])
             writer.sync()
             # The rename is what makes the log exist: a log that exists has a sound header and its carried state.
             reach("wal.rename.before")
-            building.rename(log_dir)
+            files.rename(building, log_dir)
             reach("wal.rename.after")
             files.sync_directory(log_dir.parent)
         except BaseException as error:
             writer.close(sync=False)
-            shutil.rmtree(building, ignore_errors=True)
+            with contextlib.suppress(OSError):
+                remove_tree(files, building)
             if isinstance(error, OSError):
                 raise Unavailable(
                     f"Log {log_dir} cannot be created: {error.strerror}. Check the disk of `data_dir`.",
@@ -144,7 +133,7 @@ class LogWriter:
     @property
     def end(self) -> Offset:
         """First offset not yet appended: every row below it is written to the file."""
-        return self._mark.end
+        return self._tail.mark.end
 
     @property
     def synced(self) -> Offset:
@@ -154,7 +143,7 @@ class LogWriter:
     @property
     def mark(self) -> LogMark:
         """The point up to which records are written to the file."""
-        return self._mark
+        return self._tail.mark
 
     @property
     def synced_mark(self) -> LogMark:
@@ -188,92 +177,73 @@ class LogWriter:
 
     def _append_locked(self, records: Sequence[RecordIn]) -> Offset:
         # Planned before anything is written, so that a wrong argument or a full disk leaves the log as it was.
-        pieces, mark, previous = self._plan_locked(records)
+        pieces, tail, opened = self._begin_locked(records)
         try:
             reach("wal.append.before")
-            fds = self._create_segments_locked(pieces)
             for piece in pieces:
-                if piece.segment is not None:
-                    if self._fd >= 0:
-                        self._rolled.append(self._fd)
-                    self._fd, self._room, self._directory_dirty = fds.pop(0), piece.room, True
-                write_all(self._files, self._fd, piece.parts, piece.position)
+                if piece.header is None:
+                    write_all(self._files, self._fd, piece.parts, piece.position)
+                    continue
+                if self._fd >= 0:
+                    self._rolled.append(self._fd)
+                (self._fd, reused), self._directory_dirty = opened.pop(0), True
+                write_all(self._files, self._fd, [pack_segment(piece.header, reused=reused), *piece.parts], 0)
             reach("wal.append.after")
         except OSError as error:
             self._poison_locked("append", error)
-        self._previous = previous
-        self._mark = mark
-        return mark.end
+        self._tail = tail
+        return tail.mark.end
 
-    def _plan_locked(self, records: Sequence[RecordIn]) -> tuple[list[_Piece], LogMark, int]:
-        """What to write where, the mark after it, and the checksum of the last record."""
-        end, count, segment, position = self._mark
-        previous, synced, room = self._previous, self._synced, self._room
-        schema_version = self._schemas[-1][0]
-        parts: list[pa.Buffer | bytes] = []
-        pieces = [_Piece(None, room, position, parts)]
-        for kind, rows, body, content_hash, arrived_ns, producer, batch_number in records:
-            name = b"" if producer is None else producer.encode()
-            length = record_bytes(len(name), len(body))
-            if position + length > room:
-                segment += 1
-                header, room = self._segment_header_locked(segment, end, count, previous, length)
-                parts, position = [header], len(header)
-                pieces.append(_Piece(segment, room, 0, parts))
-            head = RecordHead(
-                length, FORMAT_VERSION, kind, 0 if producer is None else FLAG_PRODUCER, previous, schema_version,
-                self.log, count, end, rows, len(name), batch_number, self._table_id, synced.end, synced.records,
-                arrived_ns, content_hash, len(body), 0,
-            )  # fmt: skip
-            buffers, previous = pack_record(head, name, body)
-            parts += buffers
-            position += length
-            end = Offset(end + rows)
-            count += 1
-        return pieces, LogMark(end, count, segment, position), previous
+    def _begin_locked(self, records: Sequence[RecordIn]) -> tuple[list[Piece], Tail, list[tuple[int, bool]]]:
+        """What to write, and the open files of the segments that begin in it (each with whether it is a spare).
 
-    def _segment_header_locked(
-        self, segment: int, first: Offset, first_record: int, previous: int, length: int
-    ) -> tuple[bytes, int]:
-        """Header and size of a segment that has room for a record of `length` bytes."""
-        head = SegmentHead(
-            self.log, segment, first, first_record, self._synced.end, self._synced.records, previous, self._table_id,
-            0, self._now_ns(), self._schemas, 0,
-        )  # fmt: skip
-        room = max(self._segment_bytes, len(pack_segment(head)) + length)
-        return pack_segment(head._replace(segment_bytes=room)), room
+        Raises Overloaded where the disk has no room for them, with nothing begun. What gets space back (marks, seals,
+        the carried state) is not refused before all that the volume holds back is used up.
+        """
+        rows = any(record.kind is RecordKind.ROWS for record in records)
+        if rows:
+            self._volume.check_rows()
+        pressed = self._volume.pressed
+        while True:
+            segment_bytes = min(self._segment_bytes, PRESSED_SEGMENT_BYTES) if pressed else self._segment_bytes
+            pieces, tail = self._planner.plan(records, self._tail, self._synced, segment_bytes)
+            try:
+                return pieces, tail, self._open_segments_locked(pieces)
+            except OSError as error:
+                if not is_full(error):
+                    self._poison_locked("append", error)
+                if rows or not self._volume.make_room():
+                    raise Overloaded(
+                        f"The disk has no room for the next segment of log {self.log_dir}: {error.strerror}. "
+                        "Nothing was written; free space on the volume of `data_dir`.",
+                        retry_after_s=1.0,
+                        path=str(self.log_dir),
+                        cause=str(error.strerror),
+                    ) from None
+                pressed = True
 
-    def _create_segments_locked(self, pieces: Sequence[_Piece]) -> list[int]:
-        """Files for the pieces that begin a segment, in order. Raises Overloaded where the disk has no room for them;
-        none is left then.
+    def _open_segments_locked(self, pieces: Sequence[Piece]) -> list[tuple[int, bool]]:
+        """Files for the pieces that begin a segment, in order. Raises OSError; none is left then.
 
         Nothing is flushed here: a segment that a power loss takes is a torn tail like any other, since no `synced`
         names a record of it before `sync` has flushed file and directory.
         """
-        fds: list[int] = []
+        opened: list[tuple[int, bool]] = []
         paths: list[Path] = []
         try:
-            for piece in pieces:
-                if piece.segment is not None:
-                    path = segment_path(self.log_dir, piece.segment)
+            for header, room, _, _ in pieces:
+                if header is not None:
+                    path = segment_path(self.log_dir, header.segment)
                     reach("wal.segment.before")
-                    fds.append(self._files.create(path, piece.room))
+                    opened.append(self._volume.open_segment(path, room))
                     paths.append(path)
                     reach("wal.segment.after")
-        except OSError as error:
-            for fd, path in zip(fds, paths, strict=True):
+        except OSError:
+            for (fd, _), path in zip(opened, paths, strict=True):
                 self._files.close(fd)
-                path.unlink()
-            if error.errno not in (errno.ENOSPC, errno.EDQUOT):
-                raise
-            raise Overloaded(
-                f"The disk has no room for the next segment of log {self.log_dir}: {error.strerror}. "
-                "Nothing was written; free space on the volume of `data_dir`.",
-                retry_after_s=1.0,
-                path=str(self.log_dir),
-                cause=str(error.strerror),
-            ) from None
-        return fds
+                self._files.remove(path)
+            raise
+        return opened
 
     def sync(self) -> Offset:
         """fdatasync. True on return: everything that was appended before the call is on disk; returns `synced`.
@@ -283,9 +253,9 @@ class LogWriter:
         with self._sync_lock:
             with self._lock:
                 self._check_usable_locked()
-                if self._mark == self._synced:
+                if self._tail.mark == self._synced:
                     return self._synced.end
-                mark, fd, rolled, dirty = self._mark, self._fd, self._rolled, self._directory_dirty
+                mark, fd, rolled, dirty = self._tail.mark, self._fd, self._rolled, self._directory_dirty
                 self._rolled, self._directory_dirty = [], False
             try:
                 reach("wal.sync.before")
@@ -326,7 +296,7 @@ class LogWriter:
             self._check_usable_locked()
             if not self._sealed:
                 reach("wal.seal.before")
-                self._append_locked([RecordIn(RecordKind.SEAL, arrived_ns=self._now_ns())])
+                self._append_locked([RecordIn(RecordKind.SEAL, arrived_ns=self._planner.now_ns())])
                 self._sealed = True
         end = self.sync()
         reach("wal.seal.after")
@@ -369,12 +339,3 @@ class LogWriter:
         self._moved.notify_all()
         self._check_usable_locked()
         raise AssertionError("unreachable: a poisoned log raises")
-
-
-class _Piece(NamedTuple):
-    """Bytes to write into one segment: the current one, or (`segment` set) a new one of `room` bytes."""
-
-    segment: int | None
-    room: int
-    position: int
-    parts: list[pa.Buffer | bytes]
