@@ -20,7 +20,7 @@ from proxist.etcd.records import LogRecord
 from proxist.model.ids import Epoch, Offset
 from proxist.wal import LogMark, list_logs, shard_directory
 from proxist.wal.chain import list_segments
-from proxist_ingest.shard import EvictTo
+from proxist_ingest.residency import EvictTo
 
 WRITER = Path(__file__).with_name("crash_writer.py")
 Acked = dict[tuple[int, int], tuple[int, int]]

@@ -27,7 +27,7 @@ from proxist.model.ids import Epoch, Offset, TimeNs
 from proxist.wal import OsFiles
 from proxist_ingest.follow import follow
 from proxist_ingest.part import PartAck
-from proxist_ingest.shard import EvictTo
+from proxist_ingest.residency import EvictTo
 
 SLOW_CUTS = {"rows": 1_000_000, "bytes": "1GiB", "age": "1h"}
 """Nothing is cut unless a test says so."""

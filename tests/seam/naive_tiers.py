@@ -28,6 +28,7 @@ from proxist.model.query import Agg
 from proxist.model.table import Table, TableSpec, parse_spec
 from proxist.seam.cuts import Chain, ColdCut, Log
 from proxist.seam.sources import ColdAsof, ColdFirstBy, ColdLastBy, ColdOp, ColdScan
+from proxist.seam.warm import WarmAnswer, WarmPart
 
 NAMES = ("symbol", "ts", "id", "price", "_log", "_offset")
 
@@ -94,6 +95,9 @@ class Tiers:
     """Whether the hot side names the keys that need cold, or, of odd shards, says: all."""
     drift: bool = False
     """Whether each hot read is followed by an eviction of all that is persisted, and that by more persisting."""
+    warm_reads: int = 0
+    moving: int = 0
+    """So many warm reads find that half of the rows went to history, and the log let go of them."""
 
     def write(self, symbol: str, ts: int, id_: int, price: int | None) -> Row:
         number = self.table_.shard_ids[self.table_.slot_of(symbol)]
@@ -105,9 +109,10 @@ class Tiers:
         return row
 
     def move(self, number: int, floor: int, persisted: int) -> None:
+        """Above persisted the floor leaves warm rows behind: in the log, in neither tier."""
         shard = self.shards[number]
         shard.persisted = min(persisted, shard.end)
-        shard.floor = min(floor, shard.persisted)
+        shard.floor = min(floor, shard.end)
 
     def rows(self, ends: dict[int, int] | None = None) -> list[Row]:
         """The table as it was at `ends`."""
@@ -129,7 +134,8 @@ class Tiers:
         if state.down:
             raise Unavailable(f"Shard {shard} has no owner.")
         end = state.end if op.end is None else min(state.end, op.end)
-        seam = state.persisted if isinstance(op, HotScan) and op.seam == "persisted" else state.floor
+        tail = isinstance(op, HotScan) and op.seam == "persisted"
+        seam = max(state.floor, state.persisted) if tail else state.floor
         rows = [r for r in state.rows if seam <= r.offset < end]
         evicted = {r.symbol for r in state.rows if r.offset < min(seam, end)}
         cold = ColdNeed()
@@ -155,8 +161,31 @@ class Tiers:
             cold = ColdNeed(need if self.precise or shard % 2 == 0 or not need else None)
         floor, persisted = Offset(state.floor), Offset(state.persisted)
         if self.drift:
-            self.move(shard, state.persisted, (state.persisted + state.end + 1) // 2)
+            self.move(shard, max(state.floor, state.persisted), (state.persisted + state.end + 1) // 2)
         return HotPart(batch, state.logs[-1].epoch, Offset(seam), Offset(end), floor, persisted, cold)
+
+    def warm(self, shard: ShardId, op: HotOp, probes: Probes | None, first: Offset, end: Offset) -> WarmPart:
+        """The answer of `proxist.seam.warm`, from chunks of three rows."""
+        self.warm_reads += 1
+        state = self.shards[shard]
+        if self.moving:
+            self.moving -= 1
+            self.move(shard, state.floor, (state.persisted + state.floor + 1) // 2)
+        if state.persisted > first:
+            raise Unavailable("the log let go of rows", reason="persisted")
+        assert first == state.persisted
+        assert end <= state.floor
+        assert isinstance(op, HotScan | HotLastBy | HotFirstBy | HotAsof)
+        answer = WarmAnswer(self.table_.spec, op, probes)
+        columns = tuple(column.name for column in self.table_.spec.columns)
+        for start in range(first, end, 3):
+            rows: list[Row | None] = [r for r in state.rows if start <= r.offset < min(start + 3, end)]
+            times = [r.ts for r in rows if r is not None]
+            if answer.wants(min(times), max(times)):
+                answer.add(pa.Table.from_batches([batch_of(rows, columns, self.table_)]), start)
+        known = tuple(sorted({r.symbol for r in state.rows}))
+        below = max((r.ts for r in state.rows if r.offset < first), default=None)
+        return answer.part(below, known if self.precise else None)
 
     def aggregated(self, rows: list[Row], op: HotWindow | HotBars) -> pa.RecordBatch:
         spec = self.table_.spec

@@ -29,6 +29,7 @@ from proxist.model.query import Query, Sql, parse_query
 from proxist.model.table import Table
 from proxist.rpc.attached import Attached
 from proxist.seam import Chain, ColdOp, Executor, Log
+from proxist.seam.warm import WarmPart
 
 AWAY_S = 0.5
 """A shard that could not be attached is asked for over Flight this long before it is tried again."""
@@ -125,6 +126,10 @@ class Host:
     def run(self, shard: ShardId, op: HotOp, probes: Probes | None, min_end: Offset | None, wait_ns: int) -> HotPart:
         """Raises Elsewhere where the shard's owner cannot be attached."""
         return self.try_attached(shard, lambda path: self._attached.run(path, shard, op, probes, min_end, wait_ns))
+
+    def warm(self, shard: ShardId, op: HotOp, probes: Probes | None, first: Offset, end: Offset) -> WarmPart:
+        """What left RAM is the query node's to ask for, whether history has it or the owner's log."""
+        raise Elsewhere(None)
 
     def attach(self, path: str, shard: ShardId) -> HotReader:
         """The shard's reader through the attach socket at `path`, alive; for use inside `try_attached`."""

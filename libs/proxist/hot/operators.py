@@ -51,7 +51,9 @@ class _Cut:
         self.floor = int(mem[w.H_FLOOR])
         self.persisted = int(mem[w.H_PERSISTED])
         self.end = end if op.end is None else min(end, op.end)
-        self.seam = self.persisted if isinstance(op, HotScan) and op.seam == "persisted" else self.floor
+        # Where the floor has passed persisted, the rows between are in the log alone: RAM begins at the floor.
+        tail = isinstance(op, HotScan) and op.seam == "persisted"
+        self.seam = max(self.persisted, self.floor) if tail else self.floor
         self.complete = int(mem[w.H_COMPLETE])
 
 

@@ -30,7 +30,7 @@ DIRECTIONS = ("backward", "forward", "nearest")
 class HotScan:
     """Rows with time in [from_ns, to_ns); the first `limit` of them in (time, seq, offset).
 
-    `seam` "floor" reads everything resident; "persisted" only what ClickHouse does not have yet. `ordered` false lets
+    `seam` "floor" reads everything resident; "persisted" only what of it ClickHouse does not have yet. `ordered` false lets
     the rows come in any order (then `limit` must be None): for consumers that aggregate.
     """
 
@@ -183,7 +183,8 @@ def probes_from_batch(batch: pa.RecordBatch) -> Probes:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class ColdNeed:
-    """What RAM alone cannot decide, so that cold rows with `_offset < min(seam, end)` must be asked.
+    """What RAM alone cannot decide, so that rows with `_offset < min(seam, end)` must be asked: those below `persisted`
+    cold, those from there on (the floor may have passed it) of the owner's log.
 
     `keys` (all but asof): None = every asked key, () = none. `probes` (asof): int64 indices, ascending;
     None for the other operations. Asking for more keys than needed does no harm.

@@ -27,6 +27,7 @@ from proxist.model.table import DEFAULT_TENANT, TableSpec
 
 EVICT_STEP_ROWS = 65_536
 """Rows that one step of an eviction passes at most: about 2 ms of work with 10,000 keys."""
+_NOTHING = Offset(0)
 _NO_SEQ: npt.NDArray[np.int64] = np.zeros(0, np.int64)
 _NO_SEQ.flags.writeable = False
 
@@ -268,7 +269,7 @@ class HotSet:
         """Readers answer only before this instant of CLOCK_MONOTONIC; 0 stops them at once."""
         self._mem[w.H_LEASE_UNTIL] = monotonic_ns
 
-    def evict(self, floor: Offset, logged: Offset = Offset(0)) -> Offset:
+    def evict(self, floor: Offset, logged: Offset = _NOTHING) -> Offset:
         """Move the floor to min(floor, max(persisted, logged)), freeing memory; returns the floor reached.
 
         `logged`: rows below it are on disk in the log, so that they may leave memory before ClickHouse has them (they
@@ -281,7 +282,7 @@ class HotSet:
                 break
         return reached
 
-    def evict_step(self, floor: Offset, rows_max: int = EVICT_STEP_ROWS, logged: Offset = Offset(0)) -> Offset:
+    def evict_step(self, floor: Offset, rows_max: int = EVICT_STEP_ROWS, logged: Offset = _NOTHING) -> Offset:
         """As `evict`, but moves by at most `rows_max` rows, so that appends wait a few ms at most.
 
         Each step makes reads that are under way begin again: do not call it more often than every few ms.

@@ -1,7 +1,7 @@
 """Receipts: what an answer was made of. JSON in `proxist.receipt`; see docs/formats/receipt.md.
 
 {"mode": "hot" | "cold" | "cold+hot", "token": "px1.…", "plan": "operator" | "sql-hot" | "sql-union",
- "cut": [{"table": "trades", "shard": 7, "epoch": 3, "seam": 1000, "end": 1200}, …],
+ "cut": [{"table": "trades", "shard": 7, "epoch": 3, "seam": 1000, "end": 1200, "floor": 1100?}, …],
  "rows": {"hot": 200, "cold": 1000}, "schema_version": {"trades": 1},
  "now": "2024-08-09T00:00:00Z"?, "not_repeatable": ["rand()"]?, "missing": ["…"]?}
 """
@@ -20,18 +20,25 @@ RECEIPT_METADATA_KEY = b"proxist.receipt"
 
 @dataclass(frozen=True, slots=True)
 class Cut:
-    """One shard's part of an answer: rows below `seam` were read cold, rows in [seam, end) hot."""
+    """One shard's part of an answer: rows below `seam` were read cold, rows in [seam, end) hot. `floor`, where it is
+    given: the owner had rows in [seam, floor) in its log alone."""
 
     table: str
     shard: ShardId
     epoch: Epoch
     seam: Offset
     end: Offset
+    floor: Offset | None = None
+
+    def to_json(self) -> dict[str, Any]:
+        cut = {"table": self.table, "shard": self.shard, "epoch": self.epoch, "seam": self.seam, "end": self.end}
+        return cut if self.floor is None else {**cut, "floor": self.floor}
 
 
 @dataclass(frozen=True, slots=True)
 class Receipt:
-    """What an answer was made of. `rows_hot` and `rows_cold` count the rows that were taken from each tier."""
+    """What an answer was made of. `rows_hot` and `rows_cold` count the rows that were taken from each tier; what the owner
+    read in its log counts as hot."""
 
     cuts: tuple[Cut, ...]
     rows_hot: int = 0
@@ -57,9 +64,7 @@ class Receipt:
             "mode": self.mode,
             "token": str(self.token),
             "plan": self.plan,
-            "cut": [
-                {"table": c.table, "shard": c.shard, "epoch": c.epoch, "seam": c.seam, "end": c.end} for c in self.cuts
-            ],
+            "cut": [cut.to_json() for cut in self.cuts],
             "rows": {"hot": self.rows_hot, "cold": self.rows_cold},
             "schema_version": dict(self.schema_version),
         }

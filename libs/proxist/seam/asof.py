@@ -18,6 +18,7 @@ from proxist.seam.columns import Columns, columns_of
 from proxist.seam.cuts import ColdCut
 from proxist.seam.reader import ShardPart
 from proxist.seam.sources import ColdAsof
+from proxist.seam.warm import PROBE_COLUMN
 
 RIGHT_SUFFIX = "_right"
 
@@ -127,15 +128,20 @@ def merge_matches(
     """One row per probe: the best of its candidates of both sides, null where there is none.
 
     `parts[i]` are the probes that `reads[i]` answers (None: all, in order); `cold`: rows and whose they are. Also
-    gives how many probes RAM's row answers, and how many have one at all.
+    gives how many probes an owner's row answers, and how many have one at all.
     """
     count = len(probes.times_ns)
-    if cold is None and len(reads) == 1 and parts[0] is None:
+    if cold is None and len(reads) == 1 and parts[0] is None and reads[0].warm is None:
         rows = columns.from_hot(reads[0])
         matched = rows.num_rows - rows.column(OFFSET_COLUMN).null_count
         return rows, matched, matched
     tables = [columns.from_hot(read) for read in reads]
     owners = [np.arange(count) if at is None else at for at in parts]
+    for read, at in zip(reads, parts, strict=True):
+        if read.warm is not None:
+            mine = read.warm.column(PROBE_COLUMN).to_numpy()
+            tables.append(columns.from_warm(read))
+            owners.append(mine if at is None else at[mine])
     hot_count = sum(table.num_rows for table in tables)
     if cold is not None:
         tables.append(cold[0])

@@ -9,6 +9,7 @@ import pyarrow as pa
 
 from proxist.hot.ops import OFFSET_COLUMN
 from proxist.model.table import HIDDEN_COLUMNS, Table
+from proxist.seam.cuts import Chain
 from proxist.seam.reader import ShardPart
 
 LOG_COLUMN = "_log"
@@ -67,18 +68,32 @@ class Columns:
         """A hot part's rows with `carried_schema`."""
         return pa.Table.from_arrays(self._of_part(read, self.carried), schema=self.carried_schema)
 
+    def from_owner(self, read: ShardPart) -> list[pa.Table]:
+        """The same and, where there are some, its warm rows."""
+        hot = self.from_hot(read)
+        return [hot] if read.warm is None else [hot, self.from_warm(read)]
+
+    def from_warm(self, read: ShardPart) -> pa.Table:
+        """A part's warm rows with `carried_schema`."""
+        assert read.warm is not None
+        arrays = self._of_rows(read.chain, read.warm, self.carried)
+        return pa.Table.from_arrays(arrays, schema=self.carried_schema)
+
     def _of_part(self, read: ShardPart, names: tuple[str, ...]) -> list[pa.Array]:
-        rows = read.part.rows
-        return [self._log_column(read) if name == LOG_COLUMN else rows.column(name) for name in names]
+        return self._of_rows(read.chain, read.part.rows, names)
+
+    def _of_rows(self, chain: Chain, rows: pa.RecordBatch, names: tuple[str, ...]) -> list[pa.Array]:
+        return [_log_column(chain, rows) if name == LOG_COLUMN else rows.column(name) for name in names]
 
     def from_cold(self, rows: pa.Table) -> pa.Table:
         """A cold answer's rows with `carried_schema`."""
         return pa.Table.from_arrays([rows.column(name) for name in self.carried], schema=self.carried_schema)
 
-    def _log_column(self, read: ShardPart) -> pa.Array:
-        offsets = read.part.rows.column(OFFSET_COLUMN)
-        ids = read.chain.log_ids(offsets.fill_null(0).to_numpy(zero_copy_only=False))
-        return pa.array(ids, HIDDEN_TYPE, mask=offsets.is_null().to_numpy(zero_copy_only=False))
+
+def _log_column(chain: Chain, rows: pa.RecordBatch) -> pa.Array:
+    offsets = rows.column(OFFSET_COLUMN)
+    ids = chain.log_ids(offsets.fill_null(0).to_numpy(zero_copy_only=False))
+    return pa.array(ids, HIDDEN_TYPE, mask=offsets.is_null().to_numpy(zero_copy_only=False))
 
 
 def columns_of(

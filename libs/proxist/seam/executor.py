@@ -138,7 +138,7 @@ class Executor:
         if cold is not None:
             keys, cuts = cold
             cold_rows = self._read_cold(reader, cold_op(table, cuts, columns.carried, keys, verb.at_ns), columns)
-        if cold_rows is None and len(reads) == 1:  # a part is ascending by key
+        if cold_rows is None and len(reads) == 1 and reads[0].warm is None:  # a part is ascending by key
             self._count(reads[0].part.rows.num_rows, reads[0].part.rows.num_rows)
             return columns.alone(reads[0])
         rows, hot_count = _joined(columns, reads, cold_rows)
@@ -275,8 +275,8 @@ class Executor:
 
 
 def _joined(columns: Columns, reads: list[ShardPart], cold: pa.Table | None) -> tuple[pa.Table, int]:
-    """The rows of all parts, hot ones first, and how many those are."""
-    tables = [columns.from_hot(read) for read in reads]
+    """The rows of all parts, the owners' first, and how many those are."""
+    tables = [table for read in reads for table in columns.from_owner(read)]
     hot_count = sum(table.num_rows for table in tables)
     if cold is not None:
         tables.append(cold)
@@ -291,7 +291,7 @@ def _shard_of_rows(
     """Each row's shard, the last word where rows of two shards tie; None where there is but one shard."""
     if len(table.shard_ids) == 1:
         return None
-    shards = [np.full(read.part.rows.num_rows, read.shard, np.int64) for read in reads]
+    shards = [np.full(read.num_rows, read.shard, np.int64) for read in reads]
     if cold is not None:
         shards.append(shards_of_rows(table, cold.column(table.spec.key)))
     return np.concatenate(shards) if shards else np.zeros(rows.num_rows, np.int64)

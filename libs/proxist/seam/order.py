@@ -112,7 +112,7 @@ def best_per_probe(
     seq = np.where(later, ~ranks.seq, ranks.seq)
     offset = np.where(later, ~ranks.offset, ranks.offset)
     if direction == "nearest":
-        distance = _distance(ranks.time, probe_times[probe])
+        distance = distance_between(ranks.time, probe_times[probe])
         order = np.lexsort((offset, seq, ~later, distance, probe))
     else:
         order = np.lexsort((offset, seq, np.where(later, ~ranks.time, ranks.time), probe))
@@ -131,7 +131,7 @@ def _is_later_wanted(
     return np.full(len(time), direction == "backward")
 
 
-def _distance(a: npt.NDArray[np.int64], b: npt.NDArray[np.int64]) -> npt.NDArray[np.uint64]:
+def distance_between(a: npt.NDArray[np.int64], b: npt.NDArray[np.int64]) -> npt.NDArray[np.uint64]:
     """|a - b| without overflow: two int64 are at most 2**64 - 1 apart."""
     high, low = np.maximum(a, b), np.minimum(a, b)
     return high.view(np.uint64) - low.view(np.uint64)

@@ -12,8 +12,8 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
-from proxist.errors import InvalidArgument, NotFound, Stale, TransientError
-from proxist.hot.ops import HotOp, HotPart, Probes
+from proxist.errors import InvalidArgument, NotFound, Stale, TransientError, Unavailable
+from proxist.hot.ops import ColdNeed, HotAsof, HotBars, HotOp, HotPart, HotWindow, Probes
 from proxist.model.ids import Epoch, Offset, ShardId
 from proxist.model.query import Freshness, Query
 from proxist.model.receipt import Cut
@@ -21,6 +21,9 @@ from proxist.model.table import Table
 from proxist.model.token import Mark, Token
 from proxist.seam.cuts import Chain, ColdCut, cold_cut
 from proxist.seam.sources import Catalog, HotSource, Step, no_step
+from proxist.seam.warm import PROBE_COLUMN, WarmPart
+
+WARM_TRIES = 8
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,13 +41,20 @@ class ReadRules:
 
 @dataclass(frozen=True, slots=True)
 class ShardPart:
-    """A hot part with what its cold side needs."""
+    """A hot part with what its cold side needs. `part.cold` is what warm rows, too, left undecided."""
 
     shard: ShardId
     part: HotPart
     chain: Chain
     cold: ColdCut | None
     """None where nothing of the shard can be in history."""
+    warm: pa.RecordBatch | None = None
+    """Rows out of the owner's log, where the floor has passed persisted and RAM did not decide without them; of an as-of
+    with `_probe`."""
+
+    @property
+    def num_rows(self) -> int:
+        return self.part.rows.num_rows + (0 if self.warm is None else self.warm.num_rows)
 
 
 class ShardReader:
@@ -88,15 +98,44 @@ class ShardReader:
     def _read(
         self, table: Table, shard: ShardId, op: Callable[[Offset | None], HotOp], probes: Probes | None
     ) -> ShardPart:
+        for tried in range(WARM_TRIES):
+            read, asked = self._read_hot(table, shard, op, probes)
+            first, floor = min(read.part.persisted, read.part.end), min(read.part.seam, read.part.end)
+            if first >= floor or not read.part.cold or isinstance(asked, HotWindow | HotBars):
+                return read
+            try:
+                return self._with_warm(read, asked, probes, first, floor)
+            except Unavailable as error:
+                # "persisted": the log gave up rows that history has by now. The same end, read again.
+                if error.details.get("reason") != "persisted" or tried == WARM_TRIES - 1:
+                    raise
+            self._step()
+        raise AssertionError("unreachable: the last try returns or raises")
+
+    def _with_warm(self, read: ShardPart, op: HotOp, probes: Probes | None, first: Offset, end: Offset) -> ShardPart:
+        """The same with the rows [first, end) of the shard's log, as far as RAM did not decide."""
+        need = read.part.cold
+        if isinstance(op, HotAsof):
+            assert probes is not None
+            assert need.probes is not None
+            share = Probes(probes.keys.take(pa.array(need.probes)), probes.times_ns[need.probes])
+            found = _of_probes(self._hot.warm(read.shard, op, share, first, end), need.probes)
+        else:
+            asked = op if need.keys is None or isinstance(op, HotWindow | HotBars) else replace(op, keys=need.keys)
+            found = self._hot.warm(read.shard, asked, None, first, end)
+        return replace(read, part=replace(read.part, cold=found.cold), warm=found.rows)
+
+    def _read_hot(
+        self, table: Table, shard: ShardId, op: Callable[[Offset | None], HotOp], probes: Probes | None
+    ) -> tuple[ShardPart, HotOp]:
         subject = f"shard {shard} of table {table.name!r}"
         chain = self._catalog.chain(shard, Epoch(0))
         clamp, wanted = self._clamp(table, shard), self._wanted(shard)
         least = max(wanted, key=lambda mark: (mark.end, mark.epoch), default=None)
         for mark in wanted:
             chain.check(mark, subject)
-        part = self._hot.run(
-            shard, op(clamp.end if clamp else None), probes, least.end if least else None, self._rules.freshness.wait_ns
-        )
+        asked = op(clamp.end if clamp else None)
+        part = self._hot.run(shard, asked, probes, least.end if least else None, self._rules.freshness.wait_ns)
         if part.epoch > chain.newest:
             chain = self._catalog.chain(shard, part.epoch)
         for mark in wanted:
@@ -106,8 +145,10 @@ class ShardReader:
             self._check_reached(part, least, subject)
         part = part if clamp is None else replace(part, epoch=clamp.epoch, end=Offset(min(part.end, clamp.end)))
         # A later read of this query has the same end; its seam may be another one, which gives the same rows.
-        self._cuts[shard] = Cut(table.name, shard, part.epoch, Offset(min(part.seam, part.end)), part.end)
-        return ShardPart(shard, part, chain, cold_cut(chain, part.epoch, part.seam, part.end))
+        seam = Offset(min(part.seam, part.persisted, part.end))
+        floor = Offset(min(part.seam, part.end))
+        self._cuts[shard] = Cut(table.name, shard, part.epoch, seam, part.end, None if floor == seam else floor)
+        return ShardPart(shard, part, chain, cold_cut(chain, part.epoch, seam, part.end)), asked
 
     def _clamp(self, table: Table, shard: ShardId) -> Mark | None:
         """The end that the shard must be read at: an earlier read's of this query, else `as_of`'s."""
@@ -143,6 +184,14 @@ class ShardReader:
             end=part.end,
             wanted=least.end,
         )
+
+
+def _of_probes(found: WarmPart, probes: npt.NDArray[np.int64]) -> WarmPart:
+    """What was answered of some probes, with the numbers that those have among all."""
+    at = found.rows.schema.get_field_index(PROBE_COLUMN)
+    owner = pa.array(probes[found.rows.column(at).to_numpy()], pa.int64())
+    left = np.zeros(0, np.int64) if found.cold.probes is None else found.cold.probes
+    return WarmPart(found.rows.set_column(at, PROBE_COLUMN, owner), ColdNeed((), probes[left]))
 
 
 def shards_of(table: Table, keys: tuple[str, ...] | None) -> dict[ShardId, tuple[str, ...] | None]:

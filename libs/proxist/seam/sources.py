@@ -12,6 +12,7 @@ from proxist.hot.ops import HotOp, HotPart, Probes
 from proxist.model.ids import Epoch, Offset, ShardId, TimeNs
 from proxist.model.table import Table
 from proxist.seam.cuts import Chain, ColdCut
+from proxist.seam.warm import WarmPart
 
 
 class Catalog(Protocol):
@@ -30,6 +31,13 @@ class HotSource(Protocol):
 
         The part's own `end` tells whether it was reached: a timeout is no error here. Raises Unavailable (NotOwner)
         where no owner answers. Thread-safe.
+        """
+
+    def warm(self, shard: ShardId, op: HotOp, probes: Probes | None, first: Offset, end: Offset) -> WarmPart:
+        """Run `op` (a scan, last_by, first_by or asof) over the rows [first, end) of the shard's log, at its owner.
+
+        `first` was persisted and `end` the floor of a part. Raises Unavailable with the detail `reason` "persisted"
+        where persisted has moved on and the log has let go of rows: then a new part is to be read. Thread-safe.
         """
 
 

@@ -25,6 +25,7 @@ from proxist_ingest.bounds import Bounds
 from proxist_ingest.counts import Counts
 from proxist_ingest.cutter import Cutter
 from proxist_ingest.ladder import Ladder
+from proxist_ingest.logtail import LogTail
 from proxist_ingest.part import LEVELS, Part, PartAck, Receiver
 from proxist_ingest.producers import Original, Producers
 from proxist_ingest.residency import Residency, concat
@@ -88,10 +89,11 @@ class Committer:
         ladder: Ladder,
         lease: Lease,
         after_append: Callable[[], None],
+        tail: LogTail,
     ) -> None:
         """`after_append` is called when records wait for a sync that a turn does not do (levels below disk)."""
         self.counts = Counts()
-        self.residency = Residency(table, shard, hot)
+        self.residency = Residency(table, shard, hot, tail)
         self.cutter = Cutter(table.spec.flush, log.end)
         self._table = table
         self._shard = shard

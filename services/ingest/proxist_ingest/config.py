@@ -2,11 +2,18 @@
 
 from __future__ import annotations
 
+from pydantic import Field
+
 from proxist.config import ServiceConfig
+from proxist_ingest.logtail import WAL_BYTES_MAX
 
 DEFAULTS = {"name": "ingest-0", "flight_port": 8816, "grpc_port": 7411, "http_port": 7412}
 """Where a service that was told nothing listens."""
 
 
 class IngestConfig(ServiceConfig):
-    """What every service has is all there is: bounds and windows belong to tables."""
+    """A node's bounds; those of memory, and windows, belong to tables."""
+
+    wal_bytes_max: int = Field(default=WAL_BYTES_MAX, ge=2**20)
+    """Bytes of log that rows of one shard may take which ClickHouse does not have: past them, and with `hot_bytes` full,
+    batches are refused with a retry hint until ClickHouse catches up. Keep the sum over the shards below the disk's size."""

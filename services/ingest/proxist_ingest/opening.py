@@ -17,6 +17,7 @@ from proxist.model.ids import Offset, ShardId
 from proxist.model.table import Table
 from proxist.wal import list_shards, require_fsync
 from proxist_ingest.commit import Lease
+from proxist_ingest.logtail import WAL_BYTES_MAX
 from proxist_ingest.recover import create_log, delete_logs, recover_shard
 from proxist_ingest.shard import Shard
 
@@ -44,6 +45,7 @@ class Opener:
     lease: Lease
     lease_id: Callable[[], int]
     on_fatal: Callable[[ProxistError], None]
+    wal_bytes_max: int = WAL_BYTES_MAX
 
     def open(self, table: Table, shard_id: ShardId) -> OpenShard:
         """Recover and own a shard; it accepts rows on return.
@@ -83,6 +85,7 @@ class Opener:
             self.on_fatal,
             sealed=recovered.sealed,
             epoch_page_path=str(page.path),
+            wal_bytes_max=self.wal_bytes_max,
         )
         shard.start()
         log.info("shard open", shard=shard_id, table=table.name, epoch=claim.epoch, end=recovered.end)

@@ -19,9 +19,11 @@ from proxist.model.table import Table
 from proxist.rpc.flight_server import Call
 from proxist.rpc.session import SessionAnswer
 from proxist.seam import Answer, Chain, Executor, Log
+from proxist.seam.warm import WarmPart
 from proxist.telemetry import tracing
 from proxist_ingest.put import Owners
 from proxist_ingest.shard import Shard
+from proxist_ingest.warm import read_warm
 
 CHAIN_WAIT_S = 2.0
 """How long a chain is waited for that etcd's mirror has not shown yet; it lags by milliseconds."""
@@ -79,18 +81,33 @@ class Reads:
             span.set("db.response.returned_rows", part.rows.num_rows)
             return part
 
+    def warm(self, shard: ShardId, op: HotOp, probes: Probes | None, first: Offset, end: Offset) -> WarmPart:
+        """The executor's HotSource: rows that left memory before ClickHouse had them."""
+        with tracing.span("warm.read") as span:
+            span.set("proxist.shard.id", shard)
+            span.set("db.operation.name", type(op).__name__)
+            part = read_warm(self.open_shard(shard), op, probes, first, end)
+            span.set("db.response.returned_rows", part.rows.num_rows)
+            return part
+
     def hot(self, wire: Any, probes: pa.RecordBatch | None = None) -> SessionAnswer:
-        """The answer to `{"shard", "op", "min_end"?, "wait_ms"?}`, with the part's head as its receipt."""
+        """The answer to `{"shard", "op", "min_end"?, "wait_ms"?}`, with the part's head as its receipt; with `warm`,
+        [first, end), from those rows of the log."""
         if not isinstance(wire, dict) or not isinstance(wire.get("op"), dict):
             raise InvalidArgument('A hot read is {"hot": {"shard": id, "op": {…}}}.')
         op = op_from_json(wire["op"])
         if isinstance(op, HotAsof) != (probes is not None):
             raise InvalidArgument("A hot as-of needs probes; other operations take none.")
+        sent = None if probes is None else probes_from_batch(probes)
+        if "warm" in wire:
+            first, end = (Offset(int(bound)) for bound in wire["warm"])
+            warm = self.warm(wire["shard"], op, sent, first, end)
+            return SessionAnswer(warm.rows, warm.head_json())
         min_end = wire.get("min_end")
         part = self.run(
             wire["shard"],
             op,
-            None if probes is None else probes_from_batch(probes),
+            sent,
             None if min_end is None else Offset(int(min_end)),
             int(wire.get("wait_ms") or 0) * 1_000_000,
         )

@@ -23,6 +23,7 @@ from proxist.model.table import Table
 from proxist.wal import Files, LogMark, LogWriter, RecordKind, RecoveredLog, list_logs, recover_log, shard_directory
 from proxist_ingest.bounds import Bounds
 from proxist_ingest.commit import Carried
+from proxist_ingest.logtail import LogTail
 from proxist_ingest.producers import Original, Producers
 from proxist_ingest.residency import Residency, concat
 from proxist_ingest.seqdedup import SeqDedup
@@ -213,7 +214,7 @@ class _Replay:
         self._hot = hot
         self._dedup = dedup
         self._persisted = persisted
-        self._residency = Residency(table, shard, hot)
+        self._residency = Residency(table, shard, hot, LogTail(Path(), lambda: hot.appended_end))
         self._progress = progress
         self._subject = f"shard {shard} of {table.name}"
         self._waiting: list[tuple[Offset, pa.RecordBatch]] = []

@@ -17,7 +17,8 @@ from proxist.pb import ingest_pb2 as pb
 from proxist.pb import ingest_pb2_grpc as pb_grpc
 from proxist.wal import Segment, segments
 from proxist_ingest.put import Owners
-from proxist_ingest.shard import EvictTo, Shard
+from proxist_ingest.residency import EvictTo
+from proxist_ingest.shard import Shard
 
 FLUSH_TIMEOUT_S = 10.0
 SERVICE_NAME = "proxist.ingest.v1.IngestService"

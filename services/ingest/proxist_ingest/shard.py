@@ -7,7 +7,6 @@ import threading
 import time
 from collections.abc import Callable, Mapping
 from concurrent.futures import Future, wait
-from dataclasses import dataclass
 from typing import TypeVar
 
 import structlog
@@ -16,7 +15,7 @@ from proxist.errors import InvalidArgument, NotOwner, Overloaded, ProxistError, 
 from proxist.hot.ops import HotOp, HotPart, Marks, Probes
 from proxist.hot.reader import HotReader
 from proxist.hot.writer import HotSet
-from proxist.model.ids import Epoch, Offset, ShardId, TimeNs
+from proxist.model.ids import Epoch, Offset, ShardId
 from proxist.model.table import Table
 from proxist.rpc.status import to_proxist
 from proxist.wal.writer import LogWriter
@@ -25,9 +24,11 @@ from proxist_ingest.commit import Carried, Committer, Lease
 from proxist_ingest.counts import Counts
 from proxist_ingest.inbox import Inbox
 from proxist_ingest.ladder import Ladder
+from proxist_ingest.logtail import WAL_BYTES_MAX, LogTail
 from proxist_ingest.part import Part
 from proxist_ingest.published import Published
 from proxist_ingest.recover import SealedLog
+from proxist_ingest.residency import EvictTo
 
 RESIDENCY_PERIOD_NS = 100_000_000
 """How often the hot window is looked at: short against any sensible window, long against an eviction step."""
@@ -38,14 +39,6 @@ DISK_FULL_PAUSE_NS = 1_000_000_000
 
 log = structlog.get_logger("proxist.ingest.shard")
 T = TypeVar("T")
-
-
-@dataclass(frozen=True, slots=True)
-class EvictTo:
-    """Where the floor is to go: below a time, to persisted (`all`), or so that the newest rows stay."""
-
-    before_ns: TimeNs | None = None
-    rows: int | None = None
 
 
 class Shard:
@@ -69,6 +62,7 @@ class Shard:
         *,
         sealed: Mapping[Epoch, SealedLog] | None = None,
         epoch_page_path: str | None = None,
+        wal_bytes_max: int = WAL_BYTES_MAX,
     ) -> None:
         """`sealed`: the older logs of the chain that lie here, for followers."""
         self.table = table
@@ -87,8 +81,9 @@ class Shard:
         self._unsynced = threading.Event()
         self._stopping = threading.Event()
         self._published = Published(hot.marks, self._check_alive)
+        self.tail = LogTail(log_writer.log_dir.parent, lambda: log_writer.synced, wal_bytes_max)
         self._committer = Committer(
-            table, shard, epoch, log_writer, hot, carried, self._ladder, lease, self._unsynced.set
+            table, shard, epoch, log_writer, hot, carried, self._ladder, lease, self._unsynced.set, self.tail
         )
         self._failed: ProxistError | None = None
         self._closed = False
@@ -220,13 +215,7 @@ class Shard:
 
     def evict(self, to: EvictTo) -> Marks:
         """Move the floor, never above persisted; the marks afterwards. Writing goes on meanwhile."""
-
-        def target() -> Offset:
-            if to.before_ns is not None:
-                return self.hot.floor_before_time(to.before_ns)
-            return self.hot.marks().persisted if to.rows is None else self.hot.floor_keeping(to.rows)
-
-        floor = self._on_writer(target)
+        floor = self._on_writer(lambda: to.floor(self.hot))
         while self._on_writer(lambda: self._committer.residency.step_to(floor)):
             pass  # a step per command, so that batches get their turn in between
         return self.marks()
@@ -261,6 +250,10 @@ class Shard:
         if epoch == self.epoch:
             return SealedLog(self.log_writer.log_dir, self.log_writer.synced_mark)
         return self._sealed[epoch]
+
+    def logs(self) -> list[SealedLog]:
+        """The logs that lie here, oldest first."""
+        return [self.log_of(epoch) for epoch in (*sorted(self._sealed), self.epoch)]
 
     def marks(self) -> Marks:
         """Where the shard stands."""

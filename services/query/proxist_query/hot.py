@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
+from typing import TypeVar
 
 from proxist.errors import NotOwner, Unavailable
 from proxist.etcd.catalog import Catalog
@@ -10,6 +12,7 @@ from proxist.etcd.records import NodeRecord
 from proxist.hot.ops import HotOp, HotPart, Probes
 from proxist.model.ids import Offset, ShardId
 from proxist.rpc.attached import Attached
+from proxist.seam.warm import WarmPart
 from proxist.telemetry import tracing
 from proxist_query.remote import Remote
 
@@ -17,6 +20,7 @@ OWNER_WAIT_S = 2.0
 """How long an owner is waited for that the mirror has not shown yet, or that is just being replaced: a restart is about
 as long, a start with many rows to replay is longer and a typed error."""
 RETRY_S_MIN = 0.01
+T = TypeVar("T")
 
 
 class Hot:
@@ -64,16 +68,35 @@ class Hot:
         wait_ns: int,
     ) -> HotPart:
         """One read; again, for a moment, where the owner is changing: the new one is known before it answers."""
+        return self._patiently(shard, lambda: self._run(hot_path, shard, op, probes, min_end, wait_ns))
+
+    def warm(self, shard: ShardId, op: HotOp, probes: Probes | None, first: Offset, end: Offset) -> WarmPart:
+        """Rows [first, end) of the shard's log: the owner reads its files, wherever it is."""
+
+        def read() -> WarmPart:
+            with tracing.span("warm.read") as span:
+                span.set("proxist.shard.id", shard)
+                span.set("db.operation.name", type(op).__name__)
+                part = self._remote.warm(self._uri(self.owner(shard)), shard, op, probes, first, end)
+                span.set("db.response.returned_rows", part.rows.num_rows)
+                return part
+
+        return self._patiently(shard, read)
+
+    def _patiently(self, shard: ShardId, read: Callable[[], T]) -> T:
         deadline, pause_s = time.monotonic() + OWNER_WAIT_S, RETRY_S_MIN
         while True:
             try:
-                return self._run(hot_path, shard, op, probes, min_end, wait_ns)
+                return read()
             except NotOwner:
                 self._attached.drop(shard)
                 if time.monotonic() + pause_s > deadline:
                     raise
             time.sleep(pause_s)
             pause_s *= 2
+
+    def _uri(self, node: NodeRecord) -> str:
+        return node.flight_unix if node.host_id == self._host_id and node.flight_unix else node.flight
 
     def _run(
         self, hot_path: str, shard: ShardId, op: HotOp, probes: Probes | None, min_end: Offset | None, wait_ns: int
@@ -104,8 +127,7 @@ class Hot:
                 # "evicting": the owner outran the reader again and again; itself it can still answer.
                 if hot_path == "attach" and error.details.get("reason") != "evicting":
                     raise
-        uri = node.flight_unix if node.host_id == self._host_id and node.flight_unix else node.flight
-        return self._remote.run(uri, shard, op, probes, min_end, wait_ns)
+        return self._remote.run(self._uri(node), shard, op, probes, min_end, wait_ns)
 
     def _owner(self, shard: ShardId) -> NodeRecord | None:
         owner = self._catalog.owner(shard)
@@ -121,3 +143,6 @@ class HotVia:
 
     def run(self, shard: ShardId, op: HotOp, probes: Probes | None, min_end: Offset | None, wait_ns: int) -> HotPart:
         return self._hot.run(self._hot_path, shard, op, probes, min_end, wait_ns)
+
+    def warm(self, shard: ShardId, op: HotOp, probes: Probes | None, first: Offset, end: Offset) -> WarmPart:
+        return self._hot.warm(shard, op, probes, first, end)

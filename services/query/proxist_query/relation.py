@@ -39,9 +39,9 @@ class Relation:
         return tuple(read.cold for read in self.reads if read.cold is not None)
 
     def rows(self) -> pa.Table:
-        """The hot rows of all shards, with `_log` and `_offset`."""
+        """The owners' rows of all shards, with `_log` and `_offset`."""
         columns = Columns(self.use.table, self.names)
-        parts = [columns.project(columns.from_hot(read)) for read in self.reads]
+        parts = [columns.project(rows) for read in self.reads for rows in columns.from_owner(read)]
         return pa.concat_tables(parts) if parts else columns.answer_schema.empty_table()
 
     def of_file(self, path: str) -> str:

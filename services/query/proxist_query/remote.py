@@ -17,9 +17,12 @@ from proxist.errors import Unavailable
 from proxist.hot.ops import HotOp, HotPart, Probes, part_from_head
 from proxist.model.ids import Offset, ShardId
 from proxist.rpc.tracing import flight_outgoing
+from proxist.seam.warm import WarmPart, warm_from_head
 
 READ_S_MAX = 30.0
 """A hot read is milliseconds; past this the owner hangs."""
+WARM_S_MAX = 300.0
+"""A warm read goes through log files, gigabytes of them after a long outage."""
 IDLE_MAX = 16
 """Streams to one owner that are kept for the next read: each is an open call, and has a thread, there."""
 IDLE_S_MAX = 30.0
@@ -47,6 +50,13 @@ class Remote:
         with flight_outgoing("DoExchange", uri):
             rows, head = self._ask(uri, {"hot": asked}, batch, READ_S_MAX + wait_ms / 1000)
         return part_from_head(head, _one_batch(rows))
+
+    def warm(self, uri: str, shard: ShardId, op: HotOp, probes: Probes | None, first: Offset, end: Offset) -> WarmPart:
+        """What the owner at `uri` answers from the rows [first, end) of its log. Raises as `run` does."""
+        asked = {"shard": shard, "op": op.to_json(), "warm": [first, end]}
+        with flight_outgoing("DoExchange", uri):
+            rows, head = self._ask(uri, {"hot": asked}, None if probes is None else probes.to_batch(), WARM_S_MAX)
+        return warm_from_head(head, _one_batch(rows))
 
     def close(self) -> None:
         """Reads that are under way raise Unavailable, and so do later ones."""

@@ -137,8 +137,9 @@ class SqlRun:
             cold = {} if plan == HOT_PLAN else self._cold_counts(relation)
             for read in relation.reads:
                 part = read.part
-                cut = {"shard": read.shard, "epoch": part.epoch, "seam": min(part.seam, part.end), "end": part.end}
-                counts = {"rows_hot": part.rows.num_rows, "rows_cold": cold.get(read.shard, 0)}
+                seam = min(part.seam, part.persisted, part.end)
+                cut = {"shard": read.shard, "epoch": part.epoch, "seam": seam, "end": part.end}
+                counts = {"rows_hot": read.num_rows, "rows_cold": cold.get(read.shard, 0)}
                 rows.append({"plan": plan, "table": name, **cut, **counts})
         table = pa.Table.from_pylist(rows, schema=EXPLAIN_SCHEMA)
         return self._answer(prepared, relations, plan, table, now_ns)
@@ -161,7 +162,7 @@ class SqlRun:
     ) -> Answer:
         """`rows_cold` counts the offsets below the cuts: what history stands for, not what ClickHouse had to read."""
         reads = [read for relation in relations.values() for read in relation.reads]
-        hot_rows = sum(read.part.rows.num_rows for read in reads)
+        hot_rows = sum(read.num_rows for read in reads)
         below = {read.shard: read.cold.below for read in reads if read.cold is not None} if plan == UNION_PLAN else {}
         receipt = Receipt(
             cuts=self.reader.cuts,
