@@ -7,6 +7,7 @@ import threading
 from dataclasses import dataclass
 
 from proxist.errors import InvalidArgument, ProxistError
+from proxist.hot.snapshots import Cuts
 from proxist.model.ids import Epoch, Offset
 
 PERSISTED_KEPT = 1024
@@ -39,6 +40,14 @@ class Bounds:
         self._last = start
         self._exposed = start
         self._closed: ProxistError | None = None
+
+    @classmethod
+    def of(cls, cuts: Cuts) -> Bounds:
+        """Begin with the batches of `cuts`; none is exposed."""
+        bounds = cls(cuts.start)
+        for epoch, end in zip(cuts.epochs, cuts.ends, strict=True):
+            bounds.cut(epoch, end)
+        return bounds
 
     @property
     def exposed(self) -> Offset:
@@ -76,8 +85,23 @@ class Bounds:
                 self._links = {end: links for end, links in self._links.items() if end > persisted}
             count = bisect.bisect_right(self._ends, persisted) - PERSISTED_KEPT
             if count >= PERSISTED_KEPT:
-                self._start = self._ends[count - 1]
-                del self._ends[:count], self._epochs[:count]
+                self._forget_locked(count)
+
+    def forget_gone(self, first: Offset) -> None:
+        """The rows below `first`, which are persisted, are in no log file any more: nobody may ask for them."""
+        with self._lock:
+            if first > self._start:
+                self._forget_locked(min(bisect.bisect_left(self._ends, first) + 1, len(self._ends)))
+
+    def _forget_locked(self, count: int) -> None:
+        if count:
+            self._start = self._ends[count - 1]
+            del self._ends[:count], self._epochs[:count]
+
+    def cuts(self) -> Cuts:
+        """Every batch that is known now."""
+        with self._lock:
+            return Cuts(self._start, tuple(self._ends), tuple(self._epochs))
 
     def close(self, error: ProxistError) -> None:
         """Followers end with `error`."""

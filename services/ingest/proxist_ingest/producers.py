@@ -8,9 +8,12 @@ from __future__ import annotations
 
 import threading
 from array import array
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, NamedTuple
+
+import numpy as np
+import pyarrow as pa
 
 from proxist.errors import InvalidArgument, Overloaded, ProducerConflict, ProducerGap
 from proxist.model.ids import Epoch, Offset
@@ -20,6 +23,19 @@ NUMBERS_KEPT_MAX = 1 << 20
 PRODUCERS_MAX = 100_000
 """Producers per shard; each costs about 1 KiB even when it sent one batch only."""
 HASH_BYTES = 16
+RUN_NUMBERS = 65_536
+"""Numbers that one row of an export holds at most, and about what one of its batches holds: 3 MiB."""
+RUNS_SCHEMA = pa.schema(
+    [
+        pa.field("producer", pa.string(), nullable=False),
+        pa.field("number", pa.uint64(), nullable=False),
+        pa.field("hashes", pa.binary(), nullable=False),
+        pa.field("epochs", pa.list_(pa.uint32()), nullable=False),
+        pa.field("firsts", pa.list_(pa.int64()), nullable=False),
+        pa.field("ends", pa.list_(pa.int64()), nullable=False),
+    ]
+)
+"""A row: consecutive numbers of a producer from `number` on, with as many hashes (16 bytes each), epochs and offsets."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,6 +83,27 @@ class _Producer:
         for column in (self.epochs, self.firsts, self.ends, self.ordinals):
             del column[:count]
 
+    def run(self, number: int, last: int) -> _Run:
+        """The entries of the numbers from `number` to `last`; none of those that were forgotten."""
+        begin = max(number - self.oldest, 0)
+        end = max(min(last - self.oldest + 1, begin + RUN_NUMBERS), begin)
+        return _Run(
+            self.oldest + begin,
+            bytes(self.hashes[begin * HASH_BYTES : end * HASH_BYTES]),
+            np.array(self.epochs[begin:end], np.uint32),
+            np.array(self.firsts[begin:end], np.int64),
+            np.array(self.ends[begin:end], np.int64),
+        )
+
+    def extend(self, run: _Run) -> None:
+        """Take the entries of `run`, which follow the last one; of records that are on disk."""
+        self.hashes += run.hashes
+        self.epochs.extend(run.epochs.tolist())
+        self.firsts.frombytes(run.firsts.tobytes())
+        self.ends.frombytes(run.ends.tobytes())
+        self.ordinals.frombytes(bytes(8 * len(run.epochs)))
+        self.last += len(run.epochs)
+
     def hash_of(self, number: int) -> bytes:
         at = (number - self.oldest) * HASH_BYTES
         return bytes(self.hashes[at : at + HASH_BYTES])
@@ -74,6 +111,18 @@ class _Producer:
     def original(self, number: int) -> Original:
         at = number - self.oldest
         return Original(Epoch(self.epochs[at]), Offset(self.firsts[at]), Offset(self.ends[at]), self.ordinals[at])
+
+
+class _Run(NamedTuple):
+    number: int
+    hashes: bytes
+    epochs: np.ndarray[tuple[int], np.dtype[np.uint32]]
+    firsts: np.ndarray[tuple[int], np.dtype[np.int64]]
+    ends: np.ndarray[tuple[int], np.dtype[np.int64]]
+
+
+Instant = list[tuple[str, _Producer, int]]
+"""What was known at an instant: the producers with their last numbers then. Entries below those never change."""
 
 
 class Producers:
@@ -182,6 +231,56 @@ class Producers:
                 self.accept(
                     name, number, bytes.fromhex(hex_hash), Original(Epoch(epoch), Offset(first), Offset(end), 0)
                 )
+
+    def instant(self) -> Instant:
+        """Note what is known now, for `export`; it takes microseconds per producer, not per number."""
+        with self._lock:
+            return [(name, known, known.last) for name, known in self._known.items()]
+
+    def export(self, instant: Instant) -> Iterator[pa.RecordBatch]:
+        """Every number remembered at `instant` (and not forgotten since) as batches of RUNS_SCHEMA. For any thread, while
+        others are accepted; the lock is held for one run at a time. Raises Overloaded where a producer was so fast that a
+        number it had sent last at `instant` is forgotten already."""
+        rows: list[tuple[str, _Run]] = []
+        count = 0
+        for name, known, last in instant:
+            number = known.oldest
+            while number <= last:
+                with self._lock:
+                    run = known.run(number, last)
+                if not len(run.epochs):
+                    raise Overloaded(
+                        f"Producer {name!r} of table {self._table!r} sent {NUMBERS_KEPT_MAX} batches while its numbers were "
+                        "being exported. Export them again."
+                    )
+                rows.append((name, run))
+                number, count = run.number + len(run.epochs), count + len(run.epochs)
+                if count >= RUN_NUMBERS:
+                    yield _batch(rows)
+                    rows, count = [], 0
+        if rows:
+            yield _batch(rows)
+
+    def load(self, runs: pa.RecordBatch) -> None:
+        """Take what `export` gave, batch by batch in its order, before anything else is accepted."""
+        names, numbers, hashes = (runs.column(at).to_pylist() for at in range(3))
+        lists = [runs.column(at) for at in range(3, 6)]
+        with self._lock:
+            for row, (name, number) in enumerate(zip(names, numbers, strict=True)):
+                epochs, firsts, ends = (column[row].values.to_numpy() for column in lists)
+                known = self._known.get(name)
+                if known is None or number != known.last + 1:
+                    known = self._known[name] = _Producer(oldest=number, last=number - 1)
+                known.extend(_Run(number, hashes[row], epochs, firsts, ends))
+
+
+def _batch(rows: list[tuple[str, _Run]]) -> pa.RecordBatch:
+    columns: list[list[Any]] = [
+        [name for name, _ in rows],
+        *(list(column) for column in zip(*(r for _, r in rows), strict=True)),
+    ]
+    arrays = [pa.array(column, field.type) for column, field in zip(columns, RUNS_SCHEMA, strict=True)]
+    return pa.RecordBatch.from_arrays(arrays, schema=RUNS_SCHEMA)
 
 
 def check_name(producer: Any, number: Any) -> tuple[str, int]:

@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Mapping
+
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
 from proxist.model.table import TableSpec
+
+SEQS_SCHEMA = pa.schema([pa.field("key", pa.string(), nullable=False), pa.field("seq", pa.uint64(), nullable=False)])
+EXPORT_KEYS = 65_536
 
 
 class SeqDedup:
@@ -52,11 +57,28 @@ class SeqDedup:
             else:
                 self._last[key] = seq
 
+    def instant(self) -> Mapping[str, int]:
+        """What is known now: a copy, for `export_seqs`."""
+        return dict(self._last)
+
+    def load(self, seqs: pa.RecordBatch) -> None:
+        """Take what `export_seqs` gave, before anything else is accepted."""
+        self._last.update(zip(seqs.column(0).to_pylist(), seqs.column(1).to_pylist(), strict=True))
+
     def _columns(
         self, rows: pa.RecordBatch
     ) -> tuple[list[str], np.ndarray[tuple[int], np.dtype[np.int32]], np.ndarray[tuple[int], np.dtype[np.uint64]]]:
         encoded = pc.dictionary_encode(rows.column(self._key))
         return encoded.dictionary.to_pylist(), encoded.indices.to_numpy(), rows.column(self._seq).to_numpy()
+
+
+def export_seqs(instant: Mapping[str, int]) -> Iterator[pa.RecordBatch]:
+    """The last seq of every key as batches of SEQS_SCHEMA."""
+    keys, seqs = list(instant), list(instant.values())
+    for at in range(0, len(keys), EXPORT_KEYS):
+        columns = [keys[at : at + EXPORT_KEYS], seqs[at : at + EXPORT_KEYS]]
+        arrays = [pa.array(column, field.type) for column, field in zip(columns, SEQS_SCHEMA, strict=True)]
+        yield pa.RecordBatch.from_arrays(arrays, schema=SEQS_SCHEMA)
 
 
 def _rising(
