@@ -106,7 +106,7 @@ def test_the_last_seq_of_every_key_is_remembered(monkeypatch: pytest.MonkeyPatch
     spec = table(dedup="seq").spec
     dedup, again = SeqDedup(spec), SeqDedup(spec)
     dedup.accept(rows(10, keys=5))
-    dedup.accept(rows(1, first=2**63 + 5, keys=1, ts=pa.array([0], pa.timestamp("ns", "UTC"))))
+    dedup.accept(rows(1, keys=1, trade_id=pa.array([2**63 + 5], pa.uint64())))
     instant = dedup.instant()
     dedup.accept(rows(10, first=100, keys=5))
     for batch in export_seqs(instant):
