@@ -207,11 +207,10 @@ class ClickHouse:
         """
         first, last = ddl.log_range(shard)
         until = "" if below is None else f" AND _offset < {below}"
-        return self.query(
+        return self._rows(
             f"SELECT _log, _offset, count() AS copies FROM {ddl.table_name(table)} "
             f"WHERE _log >= {first} AND _log <= {last} AND _offset >= {at_or_above}{until} "
-            "GROUP BY _log, _offset ORDER BY _offset, _log",
-            settings=_READ_BACK,
+            "GROUP BY _log, _offset ORDER BY _offset, _log"
         )
 
     def rows_present(
@@ -231,11 +230,10 @@ class ClickHouse:
         columns = ", ".join(ddl.quote(name) for name in schema.names)
         low, high = ddl.log_range(shard)
         within = " AND _partition_id IN (" + ", ".join(f"'{name}'" for name in partitions) + ")" if partitions else ""
-        rows = self.query(
+        rows = self._rows(
             f"SELECT {columns} FROM {ddl.table_name(table)} "
             f"WHERE _log >= {low} AND _log <= {high} AND _offset >= {first} AND _offset < {end}{within}",
-            settings=_READ_BACK,
-            timeout_s=timeout_s,
+            timeout_s,
         )
         order = pc.sort_indices(rows, [("_offset", "ascending"), ("_log", "ascending")])
         return cold_to_schema(rows, schema).take(order).combine_chunks()
@@ -272,11 +270,21 @@ class ClickHouse:
             try:
                 return read_answer(answer)
             except CutShort:
-                raise Unavailable(
-                    f"ClickHouse at {self.endpoint} ended its answer before the last row. Repeat the statement.",
-                    retry_after_s=0.1,
-                    outcome="unknown",
-                ) from None
+                raise self._cut_short() from None
+
+    def _rows(self, sql: str, timeout_s: float | None = None) -> pa.Table:
+        """Of a read-back, whose answer has columns even where it has no rows."""
+        answer = self.query(sql, settings=_READ_BACK, timeout_s=timeout_s)
+        if not answer.num_columns:
+            raise self._cut_short()
+        return answer
+
+    def _cut_short(self) -> Unavailable:
+        return Unavailable(
+            f"ClickHouse at {self.endpoint} ended its answer before the last row. Repeat the statement.",
+            retry_after_s=0.1,
+            outcome="unknown",
+        )
 
     def command(self, sql: str, settings: Mapping[str, Any] | None = None) -> None:
         """Run a statement whose answer is not rows."""

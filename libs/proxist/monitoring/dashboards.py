@@ -134,6 +134,7 @@ PERSIST: Rows = (
         "Inserts",
         (
             Panel("Insert latency", "s", _quantiles("proxist_persister_insert_seconds", "outcome", "{{outcome}}", ""), "One insert into ClickHouse."),
+            Panel("Read-back latency", "s", _quantiles("proxist_persister_verify_seconds", "instance", "{{instance}}", ""), "One batch read back and compared; what is persisted was."),
             Panel("Rows per insert", "short", (("sum(rate(proxist_persister_insert_rows_sum[1m])) / sum(rate(proxist_persister_insert_rows_count[1m]))", "mean"),), "Of confirmed inserts."),
             Panel("Inserts", "cps", ((_rate("proxist_persister_inserts_total", "table"), "{{table}}"),), "Confirmed per second; ClickHouse wants few and large ones."),
             Panel("Rows", "cps", ((_rate("proxist_persister_rows_total", "table"), "{{table}}"),), "Confirmed per second."),
@@ -145,6 +146,7 @@ PERSIST: Rows = (
             Panel("ClickHouse", "short", (("max by (instance, state) (proxist_persister_sink_state)", "{{instance}} {{state}}"),), "1 for its state."),
             Panel("Shards by state", "short", ((_by("proxist_persister_shard_state", "state"), "{{state}}"),), "STOPPED waits for an operator."),
             Panel("Retries", "cps", ((_rate("proxist_persister_retries_total", "table"), "{{table}}"),), "Attempts that failed and were tried again."),
+            Panel("Read-backs that differ", "cps", (("sum by (instance, outcome) (rate(proxist_persister_verify_failures_total[1m]))", "{{instance}} {{outcome}}"),), "By what was found: missing rows are inserted again, the rest stops the shard."),
             Panel("Failed statements", "cps", (("sum by (instance, outcome) (rate(proxist_clickhouse_failures_total[1m]))", "{{instance}} {{outcome}}"), ("sum by (instance) (rate(proxist_persister_failures_total[1m]))", "{{instance}} persister")), "Per second, by what is known of them."),
         ),
     ),

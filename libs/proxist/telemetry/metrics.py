@@ -287,9 +287,9 @@ PERSIST_VERIFIED = _counter(
     "proxist_persister_verified_rows", "Rows that were read back and are what was sent.", *SHARD, roles=_P
 )
 PERSIST_MISMATCHES = _counter(
-    "proxist_persister_mismatches",
-    "Read-backs that found something else than what was sent, by kind: missing (confirmed rows that are not there), differs (other values), unexplained (rows of no log, or stored twice).",
-    "kind",
+    "proxist_persister_verify_failures",
+    "Read-backs that found something else than what was sent, by outcome: missing (confirmed rows that are not there), differs (other values), unexplained (rows of no log, or stored twice).",
+    "outcome",
     roles=_P,
 )
 PERSIST_LAG_ROWS = _gauge(
