@@ -225,6 +225,7 @@ def _live(module: str, request: dict[str, Any], fds: list[int], channel: socket.
         os.environ.update(request["env"])
         random.seed()  # forked processes would draw the same numbers
         sys.argv = [module, *request["argv"]]
+        del sys.modules[f"{module}.__main__"]  # it is run again, now as the program
         runpy.run_module(module, run_name="__main__", alter_sys=True)
     finally:
         os._exit(70)
