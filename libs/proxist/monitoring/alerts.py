@@ -110,6 +110,15 @@ ALERTS = (
         "old.",
     ),
     Alert(
+        "ProxistWarmRows",
+        "max by (tenant, table, shard) (proxist_warm_rows) > 0",
+        "1m",
+        "warning",
+        "Rows leave memory before ClickHouse has them",
+        "{{ $value | humanize }} rows of shard {{ $labels.shard }} of table {{ $labels.table }} are in its owner's log "
+        "alone. They are read from there, slowly, and take disk until ClickHouse catches up.",
+    ),
+    Alert(
         "ProxistPersistStopped",
         'max by (tenant, table, shard) (proxist_persister_shard_state{state="STOPPED"}) == 1',
         "0m",

@@ -106,7 +106,8 @@ INGEST: Rows = (
     (
         "Hot set",
         (
-            Panel("Rows in memory", "short", ((_by("proxist_hot_rows", "table"), "{{table}}"),), "end - floor."),
+            Panel("Rows in memory", "short", ((_by("proxist_hot_rows", "table"), "{{table}}"), (_by("proxist_warm_rows", "table"), "{{table}} warm")), "end - floor; warm: out of memory, not yet in ClickHouse."),
+            Panel("Log of warm rows", "bytes", ((_by("proxist_warm_bytes", "table"), "{{table}}"),), "Segments that hold them."),
             Panel("Memory in use", "percentunit", ((f"{_by('proxist_hot_bytes', 'table')} / {_by('proxist_hot_limit_bytes', 'table')}", "{{table}}"),), "Of hot_bytes."),
             Panel("Blocks", "short", ((_by("proxist_hot_blocks", "table"), "{{table}}"), (_by("proxist_hot_keys", "table"), "{{table}} keys")), "In use; and keys."),
             Panel("Evicted rows", "cps", ((_rate("proxist_hot_evicted_rows_total", "table"), "{{table}}"), (_rate("proxist_hot_evictions_total", "table"), "{{table}} steps")), "Per second, and in how many steps."),

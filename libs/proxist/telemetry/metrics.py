@@ -234,6 +234,8 @@ INGEST_DISK_SIZE = _gauge("proxist_ingest_disk_size_bytes", "Size of the volume 
 # ---- ingest: the hot set -------------------------------------------------------------------------------------------
 
 HOT_ROWS = _gauge("proxist_hot_rows", "Rows in memory (end - floor); boundary rows are not counted.", *SHARD, roles=_I)
+WARM_ROWS = _gauge("proxist_warm_rows", "Rows in the log alone: out of memory, not yet in ClickHouse.", *SHARD, roles=_I)
+WARM_BYTES = _gauge("proxist_warm_bytes", "Bytes of the log segments that hold warm rows.", *SHARD, roles=_I)
 HOT_BYTES = _gauge("proxist_hot_bytes", "Bytes of blocks and payloads in use in the shard's hot set.", *SHARD, roles=_I)
 HOT_LIMIT = _gauge(
     "proxist_hot_limit_bytes",
@@ -247,7 +249,7 @@ HOT_BLOCKS = _gauge(
 HOT_KEYS = _gauge("proxist_hot_keys", "Keys that the shard's hot set has seen.", *SHARD, roles=_I)
 HOT_EVICTED_ROWS = _counter(
     "proxist_hot_evicted_rows",
-    "Rows that left memory since this owner opened the shard; all of them were in ClickHouse.",
+    "Rows that left memory since this owner opened the shard; ClickHouse has them, or they are warm.",
     *SHARD,
     roles=_I,
 )

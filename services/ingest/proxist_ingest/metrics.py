@@ -105,6 +105,9 @@ def _add_log(scrape: Scrape, shard: Shard, labels: tuple[str, ...]) -> None:
     scrape.add(m.INGEST_FLOOR, marks.floor, *labels)
     scrape.add(m.INGEST_EPOCH, shard.epoch, *labels)
     scrape.add(m.HOT_ROWS, marks.end - marks.floor, *labels)
+    warm = max(0, marks.floor - marks.persisted)
+    scrape.add(m.WARM_ROWS, warm, *labels)
+    scrape.add(m.WARM_BYTES, shard.tail.bytes_from(marks.persisted, marks.floor) if warm else 0, *labels)
     scrape.add(m.HOT_KEYS, marks.key_count, *labels)
     scrape.add(m.HOT_EVICTED_ROWS, marks.floor - marks.start, *labels)
 
