@@ -12,7 +12,7 @@ survive a loss of power). Byte format: docs/formats/wal.md.
 from proxist.wal.chain import LogPath, list_logs, list_segments, list_shards, log_directory, shard_directory
 from proxist.wal.files import Files, OsFiles, fsync_is_meaningful, require_fsync, write_durably
 from proxist.wal.lock import DirectoryLock
-from proxist.wal.mark import LogMark
+from proxist.wal.mark import LogBegin, LogMark
 from proxist.wal.reader import LogReader
 from proxist.wal.record import (
     Record,
@@ -26,6 +26,7 @@ from proxist.wal.record import (
     rows_record,
 )
 from proxist.wal.recover import RecoveredLog, TornTail, recover_log
+from proxist.wal.removal import remove_log, remove_segments
 from proxist.wal.segments import Segment, segments
 from proxist.wal.volume import BALLAST_BYTES, SEGMENT_BYTES, Volume
 from proxist.wal.writer import LogWriter
@@ -35,6 +36,7 @@ __all__ = [
     "SEGMENT_BYTES",
     "DirectoryLock",
     "Files",
+    "LogBegin",
     "LogMark",
     "LogPath",
     "LogReader",
@@ -58,6 +60,8 @@ __all__ = [
     "log_directory",
     "persisted_record",
     "recover_log",
+    "remove_log",
+    "remove_segments",
     "require_fsync",
     "rows_record",
     "segments",

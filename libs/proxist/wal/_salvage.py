@@ -60,11 +60,13 @@ def _sound_in(path: Path, place: Place, position: int) -> Iterator[Found]:
                     yield header, None
             except Damage:
                 pass
-        # One segment in memory: recovery runs alone, and only a damaged log comes here.
-        raw = file.take(position, file.size - position, file.size)
+        # One segment in memory: recovery runs alone, and few logs have anything behind their end.
+        text = file.rest(position)
+    except Damage:
+        return
     finally:
         file.close()
-    text = raw.to_pybytes()
+    raw = pa.py_buffer(text)
     at = 0
     while (at := text.find(RECORD_MAGIC, at)) >= 0:
         if (position + at) % ALIGN:
@@ -83,9 +85,10 @@ def _sound_at(raw: pa.Buffer, place: Place) -> tuple[RecordHead, Record | None] 
     if isinstance(parsed, str):
         return None
     head, crc = parsed
-    if check_record(raw, head, crc) or head.version != FORMAT_VERSION:
-        return None
+    # First, and cheap: a segment that is used again is full of sound records of earlier lives.
     if place.log not in (None, head.log) or head.record_number < place.record_number or head.first < place.offset:
+        return None
+    if check_record(raw, head, crc) or head.version != FORMAT_VERSION:
         return None
     kind = known_kind(head.kind)
     return head, None if kind is None else to_record(kind, head, raw)

@@ -23,13 +23,23 @@ from proxist.wal._format import (
     parse_segment,
     segment_header_bytes,
 )
-from proxist.wal.chain import list_segments, segment_path
-from proxist.wal.mark import LogMark
+from proxist.wal.chain import list_segments, log_of_path, segment_path
+from proxist.wal.mark import LogBegin, LogMark
 from proxist.wal.record import Record, RecordKind
 
 CHUNK_BYTES = 2**20
 """Read unit: large enough that the call costs nothing per record, small enough to hold for each follower."""
 _KINDS = {int(k): k for k in RecordKind}
+
+
+class MissingSegments(Damage):
+    """The log begins above what is needed of it: rows `[first, header.first)` are not there (`first` None: it is not
+    known where they began; equal: records without rows alone)."""
+
+    def __init__(self, path: str, segment: int, first: Offset | None, header: SegmentHead) -> None:
+        super().__init__(path, 0, f"the segments below {segment} are not there; it begins at offset {header.first}")
+        self.first = first
+        self.header = header
 
 
 class SegmentFile:
@@ -51,8 +61,11 @@ class SegmentFile:
         return self._chunk.slice(at, min(length, self._chunk.size - at))
 
     def _read(self, position: int, length: int) -> pa.Buffer:
+        return pa.py_buffer(self._pread(position, length))
+
+    def _pread(self, position: int, length: int) -> bytes:
         try:
-            return pa.py_buffer(os.pread(self._fd, length, position))
+            return os.pread(self._fd, length, position)
         except OSError as error:
             raise Damage(str(self.path), position, f"reading failed: {error.strerror}") from None
 
@@ -81,6 +94,17 @@ class SegmentFile:
             raise Damage(str(self.path), position, _newer("record", head.version), final=True)
         return head, crc, raw
 
+    def is_in_place(self) -> bool:
+        """Whether the file still has its name: a segment that was given up may hold other bytes by now."""
+        try:
+            return os.path.samestat(self.path.stat(), os.fstat(self._fd))
+        except FileNotFoundError:
+            return False
+
+    def rest(self, position: int) -> bytes:
+        """All bytes from `position` on. Raises Damage where they cannot be read."""
+        return self._pread(position, max(self.size - position, 0))
+
     def is_blank_from(self, position: int) -> bool:
         """Whether every byte from `position` on is zero: preallocated, never written."""
         while position < self.size:
@@ -99,25 +123,26 @@ class SegmentFile:
 class Walker:
     """A position in a log that goes forward record by record, following the chain of checksums over segments."""
 
-    def __init__(self, log_dir: Path, from_offset: Offset | None = None) -> None:
-        """Stands at the first record of the newest segment that begins at or below `from_offset`, or of the oldest.
+    def __init__(self, log_dir: Path, begin: LogBegin | None = None, *, before: bool = False) -> None:
+        """Stands at the first record of the newest segment with which the log may begin; without `begin` that is
+        segment 0. With `before` it is one that begins below `begin`, where there is one: records without rows at that
+        offset may end the segment before.
 
-        Raises Damage where no segment is there, or the segment's header is not sound.
+        Raises MissingSegments where no segment is there that begins low enough, Damage where the one that should has no
+        sound header.
         """
         self.log_dir = log_dir
         segments = list_segments(log_dir)
         if not segments:
             raise Damage(str(log_dir), 0, "the log has no segment")
-        number = segments[0][0] if from_offset is None else _segment_of(segments, from_offset)
+        number = segments[0][0] if begin is None else _segment_of(segments, begin, before)
         self.segment = number
         self.file = SegmentFile(segment_path(log_dir, number))
         try:
             self.header = self.file.header()
-            expected = log_of_path(log_dir)
-            if expected is not None and self.header.log != expected:
-                raise Damage(str(self.file.path), 0, _foreign(self.header.log))
-            if self.header.segment != number:
-                raise Damage(str(self.file.path), 0, f"the header is of segment {self.header.segment}")
+            if wrong := _misplaced(self.header, number, log_of_path(log_dir)):
+                raise Damage(str(self.file.path), 0, wrong)
+            _check_begin(self.header, str(log_dir), begin)
         except Damage:
             self.file.close()
             raise
@@ -184,6 +209,11 @@ class Walker:
         self.file, self.header, self.segment, self.position = following, head, self.segment + 1, head.header_bytes
         return True
 
+    def has_begun(self) -> bool:
+        """Whether the head of a record of this log that belongs here, or later, stands here."""
+        found = parse_head(self.file.take(self.position, HEAD_BYTES, self.file.size), self.file.size - self.position)
+        return not isinstance(found, str) and found[0].log == self.header.log and found[0].record_number >= self.records
+
     def close(self) -> None:
         self.file.close()
 
@@ -203,31 +233,44 @@ def to_record(kind: RecordKind, head: RecordHead, raw: pa.Buffer) -> Record:
     )  # fmt: skip
 
 
-def log_of_path(log_dir: Path) -> LogId | None:
-    """The log that `<shard>/<epoch>` names; None where the directory has other names (a copy for inspection)."""
-    if log_dir.name.isdecimal() and log_dir.parent.name.isdecimal():
-        return LogId(int(log_dir.parent.name) << 24 | int(log_dir.name))
-    return None
-
-
-def _segment_of(segments: list[tuple[int, Path]], offset: Offset) -> int:
-    """Number of the newest segment that begins below `offset` (records without rows at `offset` may end the one
-    before), else the oldest. Headers that cannot be read are passed over: the walk will meet the damage."""
+def _segment_of(segments: list[tuple[int, Path]], begin: LogBegin, before: bool) -> int:
+    """Number of the newest segment that holds all that is needed from `begin` on, else the oldest. Headers that cannot
+    be read, or are of a file's earlier life, are passed over: the walk will meet the damage."""
     for number, path in reversed(segments[1:]):
+        header = header_of(path)
+        if header is None or _misplaced(header, number, log_of_path(path.parent)):
+            continue
+        low_enough = header.first < begin.offset or (header.first == begin.offset and not before)
+        if low_enough and (begin.record is None or header.first_record <= begin.record):
+            return number
+    return segments[0][0]
+
+
+def _check_begin(header: SegmentHead, path: str, begin: LogBegin | None) -> None:
+    first, number = (None, 0) if begin is None else begin
+    too_high = header.segment > 0 if first is None else header.segment > 0 and header.first > first
+    if too_high or (number is not None and header.first_record > number):
+        raise MissingSegments(path, header.segment, None if first is None else min(first, Offset(header.first)), header)
+
+
+def header_of(path: Path) -> SegmentHead | None:
+    """The header of a segment's file, None where it has no sound one."""
+    try:
         file = SegmentFile(path)
         try:
-            if file.header().first < offset:
-                return number
-        except Damage:
-            continue
+            return file.header()
         finally:
             file.close()
-    return segments[0][0]
+    except Damage:
+        return None
+
+
+def _misplaced(header: SegmentHead, number: int, log: LogId | None) -> str | None:
+    """Why a sound header is not the one of segment `number` of `log`."""
+    if log is not None and header.log != log:
+        return f"the header is of shard {shard_of_log(LogId(header.log))}, epoch {epoch_of_log(LogId(header.log))}"
+    return None if header.segment == number else f"the header is of segment {header.segment}"
 
 
 def _newer(what: str, value: int) -> str:
     return f"{what} {value} is not known: a newer Proxist wrote it (this one knows format {FORMAT_VERSION}); upgrade"
-
-
-def _foreign(log: int) -> str:
-    return f"the header is of shard {shard_of_log(LogId(log))}, epoch {epoch_of_log(LogId(log))}"

@@ -5,11 +5,15 @@ from __future__ import annotations
 from pathlib import Path
 from typing import NamedTuple
 
-from proxist.model.ids import Epoch, ShardId
+from proxist.model.ids import Epoch, LogId, ShardId
 
 SEGMENT_SUFFIX = ".wal"
 UNFINISHED_SUFFIX = ".new"
 """A log under creation is a directory `<epoch>.new`; it holds no row, and the next creation of it removes it."""
+GONE_SUFFIX = ".gone"
+"""A log that was given up is a directory `<epoch>.gone` until its files are."""
+ACCEPTED_SUFFIX = ".accepted"
+"""`<epoch>.accepted` beside a damaged log: an operator's decision to go on without what it lost."""
 
 
 class LogPath(NamedTuple):
@@ -24,6 +28,11 @@ def shard_directory(data_dir: Path | str, shard: ShardId) -> Path:
 
 def log_directory(shard_dir: Path | str, epoch: Epoch) -> Path:
     return Path(shard_dir) / str(epoch)
+
+
+def accepted_path(log_dir: Path) -> Path:
+    """Where an operator's decision about the log stands, if there is one."""
+    return log_dir.with_name(log_dir.name + ACCEPTED_SUFFIX)
 
 
 def segment_path(log_dir: Path, segment: int) -> Path:
@@ -51,3 +60,10 @@ def _numbered(root: Path) -> list[Path]:
     if not root.is_dir():
         return []
     return [p for p in root.iterdir() if p.name.isdecimal() and p.is_dir()]
+
+
+def log_of_path(log_dir: Path) -> LogId | None:
+    """The log that `<shard>/<epoch>` names; None where the directory has other names (a copy for inspection)."""
+    if log_dir.name.isdecimal() and log_dir.parent.name.isdecimal():
+        return LogId(int(log_dir.parent.name) << 24 | int(log_dir.name))
+    return None

@@ -17,3 +17,12 @@ class LogMark(NamedTuple):
     segment: int
     position: int
     """Byte in that segment where the point is."""
+
+
+class LogBegin(NamedTuple):
+    """What is needed of a log: its rows at or above `offset` and its records numbered `record` or higher. Segments that
+    hold neither may be gone, or damaged."""
+
+    offset: Offset
+    record: int | None = 0
+    """None: its rows alone are needed."""

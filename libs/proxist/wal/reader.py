@@ -6,11 +6,12 @@ from collections.abc import Iterator
 from pathlib import Path
 from types import TracebackType
 
-from proxist.errors import LogCorrupt
+from proxist.errors import Unavailable
 from proxist.model.ids import Offset
 from proxist.wal._format import Damage
-from proxist.wal._walk import CHUNK_BYTES, Walker
-from proxist.wal.mark import LogMark
+from proxist.wal._loss import corrupt
+from proxist.wal._walk import CHUNK_BYTES, MissingSegments, Walker
+from proxist.wal.mark import LogBegin, LogMark
 from proxist.wal.record import Record
 
 __all__ = ["CHUNK_BYTES", "LogReader"]
@@ -30,14 +31,11 @@ class LogReader:
         self.log_dir = Path(log_dir)
         self._from = from_offset
         try:
-            self._walker = Walker(self.log_dir, from_offset)
+            self._walker = Walker(self.log_dir, LogBegin(from_offset, None), before=True)
+        except MissingSegments as missing:
+            raise corrupt(self.log_dir, missing, from_offset, missing.header.first) from None
         except Damage as damage:
-            raise corrupt(damage, from_offset, None) from None
-        if self._walker.segment > 0 and self._walker.offset > from_offset:
-            begin = self._walker.offset
-            self.close()
-            missing = Damage(str(self.log_dir), 0, f"the segments below offset {begin} are not there")
-            raise corrupt(missing, from_offset, begin)
+            raise corrupt(self.log_dir, damage, from_offset, None) from None
 
     @property
     def next_offset(self) -> Offset:
@@ -50,14 +48,16 @@ class LogReader:
         next call goes on with the record after the last one that was yielded.
 
         Only bytes below the mark are read, so a writer may append meanwhile. Raises LogCorrupt where they are not
-        what was written.
+        what was written, Unavailable where truncation took the segment away that was being read.
         """
         walker = self._walker
         while walker.records < until.records:
             try:
                 record, _ = walker.next(until)
             except Damage as damage:
-                raise corrupt(damage, walker.offset, until.end) from None
+                if not walker.file.is_in_place():
+                    raise _removed(self.log_dir, walker.offset) from None
+                raise corrupt(self.log_dir, damage, walker.offset, until.end) from None
             if record is None:
                 continue
             if record.end > self._from or (record.rows == 0 and record.first >= self._from):
@@ -73,23 +73,11 @@ class LogReader:
         self.close()
 
 
-def corrupt(damage: Damage, lost_first: int | None, lost_end: int | None) -> LogCorrupt:
-    """The operator's error for damage that recovery may not cut; offsets in `[lost_first, lost_end)`, None: unknown."""
-    return LogCorrupt(
-        f"Log file {damage.path} is damaged at byte {damage.position}: {damage.cause}. {_extent(lost_first, lost_end)} "
-        "Nothing was changed; restore the file from a copy.",
-        path=damage.path,
-        position=damage.position,
-        cause=damage.cause,
-        lost_first=None if lost_first is None else int(lost_first),
-        lost_end=None if lost_end is None else int(lost_end),
+def _removed(log_dir: Path, offset: Offset) -> Unavailable:
+    return Unavailable(
+        f"Log {log_dir} was truncated past offset {offset} while it was read: those rows are in ClickHouse. "
+        "Open the log again, at a later offset.",
+        retry_after_s=0.1,
+        path=str(log_dir),
+        cause="truncated",
     )
-
-
-def _extent(first: int | None, end: int | None) -> str:
-    if first is None:
-        return "Which offsets it held is unknown."
-    if first == end:
-        return f"Records without rows at offset {first} were promised and cannot be read."
-    until = "on" if end is None else f"up to {end} (exclusive)"
-    return f"Rows from offset {first} {until} were promised and cannot be read."

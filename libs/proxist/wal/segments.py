@@ -7,8 +7,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from proxist.model.ids import Offset
-from proxist.wal._format import Damage
-from proxist.wal._walk import SegmentFile
+from proxist.wal._walk import header_of
 from proxist.wal.chain import list_segments
 from proxist.wal.writer import LogWriter
 
@@ -32,16 +31,11 @@ def segments(log_dir: Path, writer: LogWriter | None = None) -> list[Segment]:
         with contextlib.suppress(OSError):
             is_open = mark is not None and number == found[-1][0]
             synced = mark is None or number < mark[0].segment or (is_open and mark[0].end == mark[1])
-            listed.append(Segment(number, _first(path), path.stat().st_size, is_open, synced))
+            listed.append(Segment(number, _first(number, path), path.stat().st_size, is_open, synced))
     return listed
 
 
-def _first(path: Path) -> Offset | None:
-    try:
-        file = SegmentFile(path)
-        try:
-            return Offset(file.header().first)
-        finally:
-            file.close()
-    except Damage:
-        return None
+def _first(number: int, path: Path) -> Offset | None:
+    header = header_of(path)
+    # A spare that was just taken still has its old header.
+    return None if header is None or header.segment != number else Offset(header.first)

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TypeVar
 
 from proxist.errors import Overloaded
+from proxist.failpoints import reach
 from proxist.wal.files import Files, OsFiles, make_directories
 
 BALLAST_FILE = "BALLAST"
@@ -77,16 +78,18 @@ class Volume:
         return self.files.create(path, size_bytes), False
 
     def retire(self, path: Path) -> None:
-        """Take a segment out of its log: it becomes a spare, or is deleted where there are enough. The caller flushes
-        the log's directory. Raises OSError."""
+        """Take a segment out of its log: it becomes a spare, or is deleted where there are enough. On return its entry
+        is gone on disk. Raises OSError."""
         with self._lock:
             directory = self._spare_directory()
             usable = path.stat().st_size == self._segment_bytes
             if directory is None or not usable or len(self._spares()) >= self._spares_max:
                 self.files.remove(path)
-                return
-            make_directories(directory, self.files)
-            self.files.rename(path, directory / "-".join((*path.parts[-3:-1], path.name)))
+            else:
+                make_directories(directory, self.files)
+                self.files.rename(path, directory / "-".join((*path.parts[-3:-1], path.name)))
+            # Before anybody may take the spare: a file that is written again must not come back under its old name.
+            self.files.sync_directory(path.parent)
 
     # ---- a full disk -----------------------------------------------------------------------------------------------
 
@@ -126,8 +129,10 @@ class Volume:
             ballast = self._ballast()
             if ballast is None or not ballast.exists():
                 return False
+            reach("volume.ballast.before")
             self._pressed = True
             self.files.remove(ballast)
+            reach("volume.ballast.after")
             return True
 
     def restore_ballast(self) -> bool:
