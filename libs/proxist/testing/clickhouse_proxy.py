@@ -82,6 +82,7 @@ class ClickHouseProxy:
         self._injected: dict[Kind, deque[Fault | None]] = {"insert": deque(), "select": deque(), "other": deque()}
         self._held = 0
         self._released = 0
+        self._open: set[socket.socket] = set()
         self.closing = threading.Event()
         self._server = _Server(("127.0.0.1", 0), _Handler)
         self._server.proxy = self
@@ -97,6 +98,11 @@ class ClickHouseProxy:
         self._server.shutdown()
         self._thread.join()
         self._server.server_close()
+        with self._moved:
+            for sock in self._open:
+                with contextlib.suppress(OSError):
+                    sock.shutdown(socket.SHUT_RDWR)
+            self._moved.wait_for(lambda: not self._open, 5.0)
 
     @property
     def url(self) -> str:
@@ -136,6 +142,11 @@ class ClickHouseProxy:
             if fault is not None:
                 self.faults[kind, fault] += 1
             return fault
+
+    def connection(self, sock: socket.socket, *, is_open: bool) -> None:
+        with self._moved:
+            (self._open.add if is_open else self._open.discard)(sock)
+            self._moved.notify_all()
 
     def executed(self, kind: Kind) -> None:
         with self._moved:
@@ -178,12 +189,14 @@ class _Handler(BaseHTTPRequestHandler):
     def setup(self) -> None:
         super().setup()
         self._proxy = cast(_Server, self.server).proxy
+        self._proxy.connection(self.request, is_open=True)
         self._upstream = http.client.HTTPConnection(*self._proxy.upstream, timeout=UPSTREAM_TIMEOUT_S)
 
     def finish(self) -> None:
         self._upstream.close()
         with contextlib.suppress(OSError):
             super().finish()
+        self._proxy.connection(self.request, is_open=False)
 
     def log_message(self, format: str, *args: object) -> None:
         """Silent: `faults` says what happened."""

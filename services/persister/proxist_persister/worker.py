@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import random
 import threading
+import time
 from collections.abc import Callable
 from dataclasses import dataclass
 
 import pyarrow as pa
 import structlog
 
-from proxist.errors import NotFound, ProxistError
+from proxist.errors import NotFound, ProxistError, TransientError
 from proxist.etcd import Catalog, EtcdClient, KeptLease, NodeRecord, OwnerRecord, WatermarkRecord
 from proxist.etcd.shards import release_persister, take_persister
 from proxist.failpoints import reach
@@ -22,6 +23,7 @@ from proxist_persister import progress
 from proxist_persister.batches import Batch
 from proxist_persister.coverage import Stored, anomaly, unexplained
 from proxist_persister.delivery import Delivery
+from proxist_persister.doubts import Doubts
 from proxist_persister.owner import Owner, OwnerMarks
 from proxist_persister.plan import Job
 from proxist_persister.policy import is_final, retry_delay_s
@@ -70,6 +72,7 @@ class ShardWorker:
         self._poked = threading.Event()
         self._resumed = threading.Event()
         self._advanced = 0
+        self._doubts = Doubts()
         self._thread = threading.Thread(target=self._run, name=f"persist-{job.shard}", daemon=True)
 
     # ---- from other threads ----------------------------------------------------------------------------------------
@@ -203,15 +206,30 @@ class ShardWorker:
         self._tools.sink.prepare(self.table, was_persisted=self._was_persisted(marks))
         stored = self._read_back(owner, marks)
         self.board.enter(progress.FOLLOWING)
+        predecessors = marks.persisted  # where one that has not noticed its end may be at work
         for batch in owner.follow(marks.persisted):
             if batch is not None:
                 self.board.reached(end=batch.end)
                 self.board.took(batch.end - batch.first)
                 with self._traced(batch):
-                    self._persist(owner, marks, batch, stored if batch.first < stored.end else NOTHING)
+                    sure = self._persist(owner, marks, batch, stored if batch.first < stored.end else NOTHING)
                     self._advance(owner, batch.end)
                 self.board.took(0)
+                if not sure or batch.first == predecessors:
+                    self._doubts.add(batch.first, batch.end, time.monotonic_ns())
+            self._look_again(owner, marks)
             self._check()
+
+    def _look_again(self, owner: Owner, marks: OwnerMarks) -> None:
+        """Whether an insert that came late has doubled rows that were persisted. Raises OperatorError where it has."""
+        while (due := self._doubts.due(time.monotonic_ns())) is not None:
+            first, end = due
+            try:
+                stored = self._tools.sink.read_back(self.table, self.shard, first, end)
+            except TransientError:
+                self._doubts.add(first, end, time.monotonic_ns())
+                return
+            self._explain(owner, marks, stored, end)
 
     def _traced(self, batch: Batch) -> tracing.Span:
         """A trace of its own for a batch that carries traced writes, linked to them."""
@@ -247,11 +265,11 @@ class ShardWorker:
             self._tools.sink.mismatched("unexplained")
             raise unexplained(self.table, self.shard, found)
 
-    def _persist(self, owner: Owner, marks: OwnerMarks, batch: Batch, known: Stored) -> None:
+    def _persist(self, owner: Owner, marks: OwnerMarks, batch: Batch, known: Stored) -> bool:
         """On return a read has found every row of the batch in ClickHouse, once, as it was sent. `known` is what is
-        there of it already."""
+        there of it already. False where an insert of it, whose outcome was unknown, may still come."""
         delivery = Delivery(self._tools.sink, self.table, self.shard, batch)
-        attempt, unresolved = 0, False
+        attempt, unresolved, sure = 0, False, True
         to_insert: Stored | None = known
         while True:
             try:
@@ -270,6 +288,7 @@ class ShardWorker:
                 if isinstance(error, NotFound) or is_final(error, attempt):
                     raise  # a table that is gone is looked for by the next session
                 unresolved = unresolved or error.details.get("outcome") == "unknown"
+                sure = sure and not unresolved
                 if self._stop.is_set() or (self._paused and not unresolved):
                     raise _Interrupted from None
                 self._rest(error, attempt)
@@ -277,6 +296,7 @@ class ShardWorker:
         self.board.verified(batch.end - batch.first)
         if attempt:
             self.board.enter(progress.FOLLOWING)
+        return sure
 
     def _advance(self, owner: Owner, persisted: Offset) -> None:
         reach("persister.advance.before")
