@@ -29,6 +29,7 @@ from proxist.wal.reader import LogReader
 from proxist.wal.record import Record
 
 START = Offset(0)
+Visit = Callable[[Record, pa.Schema], None]
 
 Visit = Callable[[Record, pa.Schema], None]
 
@@ -167,9 +168,11 @@ class _Recovery:
         if missing.first is None or not self._accepted(missing.first, 0):
             raise corrupt(self.log_dir, missing, missing.first, first)
         lost = ((missing.first, Offset(first)),)
+        visit, self.visit = self.visit, None
         found = self.from_walker(Walker(self.log_dir, from_here), lost)
-        if found.persisted >= first:
-            return found  # what is gone is in ClickHouse, so what is there follows it without a hole
+        self.visit = visit
+        if found.persisted >= first:  # what is gone is in ClickHouse, so what is there follows it without a hole
+            return self.from_walker(Walker(self.log_dir, from_here), lost)
         end = max(found.promised, found.end)
         return self._nothing(missing.header, missing.first, ((missing.first, end),), end)
 
@@ -191,6 +194,27 @@ class _Recovery:
             raise corrupt(self.log_dir, damage, lost_first, end)
         lost = () if lost_first is None or end is None else ((lost_first, end),)
         return self._nothing(header, lost_first or START, lost, end or START)
+
+    def _walk_to_end(self, walker: Walker) -> tuple[LogMark, Damage | None]:
+        """Go forward to the first byte that is not sound (the plain end of the log is one), or to the first row at or
+        above `sealed_end`."""
+        segment, schema = -1, None
+        while True:
+            mark = LogMark(walker.offset, walker.records, walker.segment, walker.position)
+            if walker.segment != segment:
+                segment, schema = walker.segment, _schema_of(walker.header)
+                self.promises.see_head(walker.header)
+            try:
+                record, head = walker.next()
+            except Damage as damage:
+                return mark, damage
+            if self.sealed_end is not None and head.rows and head.first >= self.sealed_end:
+                return mark, None
+            self.promises.see_head(head)
+            if record is not None:
+                self.promises.see_record(record)
+                if self.visit is not None:
+                    self.visit(record, schema)
 
     def _look_behind(self, walker: Walker, damage: Damage) -> tuple[TornTail | None, list[Range]]:
         """The tail to cut, None where the log just ends: nothing but zeros, or an earlier life's bytes, and no segment
@@ -221,7 +245,6 @@ class _Recovery:
     def _found(
         self, header: SegmentHead, start: Offset, mark: LogMark, cut: TornTail | None, lost: tuple[Range, ...]
     ) -> RecoveredLog:
-        schema_version, schema = header.schemas[-1]
         return RecoveredLog(
             log_dir=self.log_dir,
             log=LogId(header.log),
@@ -229,8 +252,8 @@ class _Recovery:
             end=mark.end,
             persisted=Offset(self.promises.persisted),
             carry=self.promises.carry,
-            schema=pa.ipc.read_schema(pa.py_buffer(schema)),
-            schema_version=schema_version,
+            schema=_schema_of(header),
+            schema_version=header.schemas[-1][0],
             table_id=TableId(header.table_id),
             sealed=self.promises.sealed,
             mark=mark,
@@ -251,29 +274,8 @@ class _Recovery:
         return self._found(head, start, LogMark(start, 0, -1, 0), None, lost)
 
 
-def _walk_to_end(
-    walker: Walker, promises: Promises, sealed_end: Offset | None, visit: Visit | None
-) -> tuple[LogMark, Damage | None]:
-    """Go forward to the first byte that is not sound (the plain end of the log is one), or to the first row at or
-    above `sealed_end`."""
-    segment = -1
-    while True:
-        mark = LogMark(walker.offset, walker.records, walker.segment, walker.position)
-        if walker.segment != segment:
-            segment = walker.segment
-            promises.see_head(walker.header)
-            schema = pa.ipc.read_schema(pa.py_buffer(walker.header.schemas[-1][1]))
-        try:
-            record, head = walker.next()
-        except Damage as damage:
-            return mark, damage
-        if sealed_end is not None and head.rows and head.first >= sealed_end:
-            return mark, None
-        promises.see_head(head)
-        if record is not None:
-            promises.see_record(record)
-            if visit is not None:
-                visit(record, schema)
+def _schema_of(header: SegmentHead) -> pa.Schema:
+    return pa.ipc.read_schema(pa.py_buffer(header.schemas[-1][1]))
 
 
 def _make_durable(log_dir: Path) -> None:
