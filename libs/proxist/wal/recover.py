@@ -29,7 +29,6 @@ from proxist.wal.reader import LogReader
 from proxist.wal.record import Record
 
 START = Offset(0)
-Visit = Callable[[Record, pa.Schema], None]
 
 Visit = Callable[[Record, pa.Schema], None]
 
@@ -147,7 +146,7 @@ class _Recovery:
         """Walks to the end, and closes the walker. `lost_before`: accepted already."""
         try:
             start = walker.offset
-            mark, damage = _walk_to_end(walker, self.promises, self.sealed_end, self.visit)
+            mark, damage = self._walk_to_end(walker)
             if damage is not None and damage.final:
                 raise corrupt(self.log_dir, damage, mark.end, None)
             cut, lost = None, lost_before
