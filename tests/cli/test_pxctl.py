@@ -106,7 +106,7 @@ def test_status_shows_nodes_shards_and_lag(pxctl: Run) -> None:
         "name": "ingest-0", "role": "ingest", "pid": 4711, "flight": "grpc://a:1", "grpc": "a:2", "http": "http://a:3",
         "state": "ready",
     }  # fmt: skip
-    assert as_json(pxctl, "status") == {"nodes": [node], "shards": [{**MARK_JSON, "lag": 500}], "silent": []}
+    assert as_json(pxctl, "status") == {"nodes": [node], "shards": [{**MARK_JSON, "lag": 500, "warm": 0}], "silent": []}
     code, out, _ = pxctl("status")
     assert code == 0
     for text in ("ingest-0", " 4711 ", " a:1 ", "2,500", "500", "2001-09-09T01:46:40Z"):

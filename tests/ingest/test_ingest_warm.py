@@ -237,7 +237,7 @@ def test_past_the_disk_budget_batches_are_refused_until_clickhouse_catches_up(tm
     owner = small_owner(tmp_path)
     with owner:
         owner.shard.tail = owner.shard._committer.residency._tail = replace(owner.shard.tail, bytes_max=2**20)
-        with pytest.raises(Overloaded, match=r"ClickHouse is behind table 'trades'.*wal_bytes_max") as refused:
+        with pytest.raises(Overloaded, match=r"ClickHouse is behind table 'trades'.*wal_gib_max") as refused:
             fill(owner, 10_000_000)
         accepted = owner.shard.marks().end
         assert refused.value.retry_after_s is not None

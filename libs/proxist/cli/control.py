@@ -89,10 +89,11 @@ def node_row(node: pb.Node) -> Row:
 
 
 def watermark_row(mark: pb.Watermark, *, lag: bool = False) -> Row:
-    """`t_persisted` in nanoseconds since 1970, None where nothing is known of it; `lag`: with the rows not persisted."""
+    """`t_persisted` in nanoseconds since 1970, None where nothing is known of it; `lag`: with the rows not persisted,
+    and those of them that memory does not have."""
     row = {name: getattr(mark, name) for name in ("table", "shard", "epoch", "floor", "persisted", "end")}
     if lag:
-        row["lag"] = mark.end - mark.persisted
+        row |= {"lag": mark.end - mark.persisted, "warm": max(0, mark.floor - mark.persisted)}
     return {**_tenant(mark.tenant), **row, "t_persisted": mark.t_persisted if mark.HasField("t_persisted") else None}
 
 

@@ -14,6 +14,6 @@ DEFAULTS = {"name": "ingest-0", "flight_port": 8816, "grpc_port": 7411, "http_po
 class IngestConfig(ServiceConfig):
     """A node's bounds; those of memory, and windows, belong to tables."""
 
-    wal_bytes_max: int = Field(default=WAL_BYTES_MAX, ge=2**20)
-    """Bytes of log that rows of one shard may take which ClickHouse does not have: past them, and with `hot_bytes` full,
+    wal_gib_max: float = Field(default=WAL_BYTES_MAX / 2**30, gt=0)
+    """GiB of log that rows of one shard may take which ClickHouse does not have: past them, and with `hot_bytes` full,
     batches are refused with a retry hint until ClickHouse catches up. Keep the sum over the shards below the disk's size."""

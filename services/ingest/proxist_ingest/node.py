@@ -96,7 +96,7 @@ class IngestNode:
             self._lease,
             self._lease_id,
             self._fence,
-            config.wal_bytes_max,
+            int(config.wal_gib_max * 2**30),
         )
         self._keeper = Keeper(self._opener, self._catalog, self._fence)
         guard = guard_of(config, self._catalog.mirror)

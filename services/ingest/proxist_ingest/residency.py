@@ -70,7 +70,7 @@ class Residency:
             return Overloaded(
                 f"ClickHouse is behind {subject}: {marks.end - marks.persisted} rows wait for it, in memory "
                 f"(`hot_bytes` {self._table.spec.hot_bytes}) and in {self._tail.bytes_from(marks.persisted)} bytes of "
-                f"log, of which `wal_bytes_max` allows {self._tail.bytes_max}. Nothing of this batch was taken. Send it "
+                f"log, of which `wal_gib_max` allows {self._tail.bytes_max}. Nothing of this batch was taken. Send it "
                 "again; if it stays so, look at ClickHouse and the persister.",
                 retry_after_s=BEHIND_RETRY_AFTER_S,
                 shard=self._shard,
