@@ -275,7 +275,7 @@ class Supervisor:
             far.close()
 
 
-_FOR_ALL = ("PROXIST_TEST_", "PROXIST_ETCD_BINARY", "PROXIST_AUTH", "PROXIST_CLUSTER_SECRET_FILE")
+_FOR_ALL = ("PROXIST_TEST_", "PROXIST_FAILPOINTS", "PROXIST_ETCD_BINARY", "PROXIST_AUTH", "PROXIST_CLUSTER_SECRET_FILE")
 """Variables that every part gets; auth is of the whole cluster or of none of it."""
 
 
