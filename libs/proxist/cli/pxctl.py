@@ -19,6 +19,7 @@ import typer
 
 from proxist.cli.pxctl_auth import Tenant, auth
 from proxist.cli.pxctl_certs import certs
+from proxist.cli.pxctl_wal import wal
 
 if TYPE_CHECKING:
     from proxist.cli.control import ControlPlane
@@ -38,6 +39,7 @@ persist = typer.Typer(help="Pause and resume the persister of a table.", no_args
 app.add_typer(persist, name="persist")
 app.add_typer(auth, name="auth")
 app.add_typer(certs, name="certs")
+app.add_typer(wal, name="wal")
 diagnostics = typer.Typer(help="What helps to understand a cluster.", no_args_is_help=True, rich_markup_mode=None)
 app.add_typer(diagnostics, name="diagnostics")
 

@@ -118,8 +118,8 @@ def recover_log(
     holes.
     """
     log_dir = Path(log_dir)
-    promises = Promises(known=max(persisted, sealed_end or 0), persisted=persisted)
-    recovery = _Recovery(log_dir, begin, promises, sealed_end, accept_loss, visit)
+    promises = Promises(known=max(persisted, sealed_end or 0))
+    recovery = _Recovery(log_dir, begin, promises, persisted, sealed_end, accept_loss, visit)
     try:
         walker = Walker(log_dir, begin)
     except MissingSegments as missing:
@@ -138,6 +138,7 @@ class _Recovery:
     log_dir: Path
     begin: LogBegin | None
     promises: Promises
+    persisted: int
     sealed_end: Offset | None
     accept_loss: bool
     visit: Visit | None
@@ -249,7 +250,7 @@ class _Recovery:
             log=LogId(header.log),
             start=start,
             end=mark.end,
-            persisted=Offset(self.promises.persisted),
+            persisted=Offset(max(self.persisted, self.promises.persisted)),
             carry=self.promises.carry,
             schema=_schema_of(header),
             schema_version=header.schemas[-1][0],

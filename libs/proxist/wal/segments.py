@@ -31,11 +31,12 @@ def segments(log_dir: Path, writer: LogWriter | None = None) -> list[Segment]:
         with contextlib.suppress(OSError):
             is_open = mark is not None and number == found[-1][0]
             synced = mark is None or number < mark[0].segment or (is_open and mark[0].end == mark[1])
-            listed.append(Segment(number, _first(number, path), path.stat().st_size, is_open, synced))
+            listed.append(Segment(number, first_offset(number, path), path.stat().st_size, is_open, synced))
     return listed
 
 
-def _first(number: int, path: Path) -> Offset | None:
+def first_offset(number: int, path: Path) -> Offset | None:
+    """Where the segment begins; None where its header cannot be read."""
     header = header_of(path)
     # A spare that was just taken still has its old header.
     return None if header is None or header.segment != number else Offset(header.first)

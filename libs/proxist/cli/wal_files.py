@@ -1,0 +1,129 @@
+"""The logs of a data directory as `pxctl wal` sees them: which of their rows a recovery needs, and what it finds."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from proxist.hot.needed import needed_of
+from proxist.hot.snapshots import BadSnapshot, Manifest, list_snapshots, read_snapshot, snapshot_directory
+from proxist.model.ids import Epoch, Offset, ShardId
+from proxist.wal import list_logs, list_segments, list_shards, shard_directory
+from proxist.wal.mark import LogBegin
+from proxist.wal.segments import first_offset
+from proxist.wal.verify import LogReport, verify_log
+
+
+def reports_of(data_dir: Path) -> Iterator[LogReport]:
+    """Every log of the directory that a recovery needs, by shard, oldest first."""
+    for shard in list_shards(data_dir):
+        yield from reports_of_shard(data_dir, shard)
+
+
+def reports_of_shard(data_dir: Path, shard: ShardId, *, expected_end: Offset | None = None) -> Iterator[LogReport]:
+    """The logs of one shard, oldest first; `expected_end` is of the newest. What the newest good snapshot covers is not
+    needed, so it is not looked at."""
+    manifest = _newest_manifest(data_dir, shard)
+    logs = list_logs(shard_directory(data_dir, shard))
+    ends = [*(_start_of(log.path) for log in logs[1:]), expected_end][: len(logs)]
+    for log, end in zip(logs, ends, strict=True):
+        begin = _begin(manifest, log.epoch)
+        if (
+            begin is None
+            or manifest is None
+            or log.epoch >= manifest.position.epoch
+            or end is None
+            or end > begin.offset
+        ):
+            yield verify_log(log.path, begin=begin, expected_end=end)
+
+
+def row_of(report: LogReport) -> dict[str, Any]:
+    """A report as one line of a table; offsets of ranges are `[first, end)`."""
+    found = report.found
+    numbers = report.segments
+    segments = f"{numbers[0]}-{numbers[-1]}" if len(numbers) > 1 else "".join(map(str, numbers))
+    if len(numbers) > 1 and numbers[-1] - numbers[0] + 1 != len(numbers):
+        segments += f" ({len(numbers)} files)"
+    told = {} if found is None else {"start": found.start, "end": found.end, "persisted": found.persisted}
+    return {
+        "shard": report.shard, "epoch": report.epoch, "segments": segments, "bytes": report.bytes, **told,
+        "rows": None if found is None else found.end - found.start, "state": state_of(report),
+    }  # fmt: skip
+
+
+def json_of(report: LogReport) -> dict[str, Any]:
+    """A report for programs."""
+    cut, given_up = report.cut, report.given_up
+    return {
+        **row_of(report),
+        "segments": list(report.segments),
+        "ok": report.error is None,
+        "torn": None if cut is None else {"path": cut.path, "position": cut.position, "cause": cut.cause},
+        "lost": [list(one) for one in report.lost],
+        "given_up": None if given_up is None else list(given_up),
+        "error": None if report.error is None else report.error.to_json(),
+        "accepted": None if report.accepted is None else report.accepted._asdict(),
+    }
+
+
+def state_of(report: LogReport) -> str:
+    lost = ", ".join(f"[{first}, {end})" for first, end in report.lost if end > first) or "records without rows"
+    if report.error is not None:
+        return f"LOST {lost}" if report.found is not None else "UNREADABLE"
+    if report.lost:
+        return f"lost {lost}, accepted"
+    if report.cut is not None:
+        return f"torn tail at {report.cut.position} of {Path(report.cut.path).name}"
+    return "sealed" if report.found is not None and report.found.sealed else "sound"
+
+
+def explain(report: LogReport) -> list[str]:
+    """What is wrong with a damaged log, and what accepting it would mean; a sentence each."""
+    if report.error is None:
+        return []
+    details = report.error.details
+    lines = [
+        f"Shard {report.shard}, log {report.epoch}: {details['path']} at byte {details['position']}: {details['cause']}."
+    ]
+    found = report.found
+    if found is None:
+        return [*lines, report.error.message]
+    for first, end in report.lost:
+        lines.append(
+            f"Rows [{first}, {end}) cannot be read."
+            if end > first
+            else f"Records without rows at offset {first} are gone."
+        )
+    lines.append(f"The log would end at {found.end}, and the shard go on at {found.seal_at}.")
+    if found.end < found.persisted:
+        lines.append(f"Rows [{found.end}, {found.persisted}) are in ClickHouse: they are not lost.")
+    given_up = report.given_up
+    if given_up is not None:
+        lines.append(
+            f"Rows [{given_up[0]}, {given_up[1]}) were acknowledged and would be given up, also those of them that can "
+            "still be read behind the damage."
+        )
+    return lines
+
+
+def _begin(manifest: Manifest | None, epoch: Epoch) -> LogBegin | None:
+    return None if manifest is None else needed_of(manifest, epoch)
+
+
+def _newest_manifest(data_dir: Path, shard: ShardId) -> Manifest | None:
+    for _, path in list_snapshots(snapshot_directory(data_dir, shard)):
+        try:
+            manifest = read_snapshot(path).manifest
+        except BadSnapshot:
+            continue
+        if manifest.shard == shard:
+            return manifest
+    return None
+
+
+def _start_of(log_dir: Path) -> Offset | None:
+    """Where a log begins, which is where its predecessor was sealed; None where its first segment is gone."""
+    segments = list_segments(log_dir)
+    return first_offset(*segments[0]) if segments and segments[0][0] == 0 else None
