@@ -63,6 +63,8 @@ POINTS: dict[str, str] = {
     "snapshot.good": "A snapshot is on disk and was read back; older ones and the log are as before.",
     "snapshot.drop.before": "A snapshot that is not needed any more is about to be removed.",
     "snapshot.drop.after": "The snapshots that are not needed any more are gone.",
+    "truncate.before": "Three good snapshots cover the beginning of the log, which is about to be removed.",
+    "truncate.after": "The beginning of the log that snapshots cover is gone.",
     "etcd.open.before": "A shard's new log is on disk; the transaction that opens it is not sent.",
     "etcd.open.after": "etcd names the shard's new owner, who does not serve yet.",
     "etcd.seal.before": "A log is sealed on disk; the transaction that says so is not sent.",

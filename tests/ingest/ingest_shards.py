@@ -17,10 +17,11 @@ from proxist.hot.epoch_page import EpochPage
 from proxist.hot.ops import HotScan
 from proxist.model.ids import Epoch, Offset
 from proxist.model.table import Table
-from proxist.wal import Files, OsFiles
+from proxist.wal import SEGMENT_BYTES, Files, OsFiles, Volume
 from proxist_ingest.part import Answer, PartAck, make_part
 from proxist_ingest.recover import create_log, recover_shard
 from proxist_ingest.shard import Shard
+from proxist_ingest.snapshotting import SnapshotRule
 from proxist_ingest.validate import normalise
 
 ANSWER_S = 20.0
@@ -83,6 +84,9 @@ class Owner:
     data_dir: Path
     lease: Lease = field(default_factory=Lease)
     files: Files = field(default_factory=OsFiles)
+    snapshot_bytes: int | None = None
+    """None: no snapshots."""
+    segment_bytes: int = SEGMENT_BYTES
     record: ShardRecord = field(init=False)
     shard: Shard = field(init=False)
     page: EpochPage = field(init=False)
@@ -97,9 +101,12 @@ class Owner:
         """Recover, take the next epoch, accept rows."""
         epoch = Epoch(self.record.epoch + 1)
         shard_id = self.record.shard
+        volume = Volume(self.data_dir, files=self.files, ballast_bytes=0, segment_bytes=self.segment_bytes)
         recovered = recover_shard(self.data_dir, self.table, self.record, epoch, Offset(persisted), lambda _: None)
         try:
-            log = create_log(self.data_dir, self.table, shard_id, epoch, recovered, files=self.files)
+            log = create_log(
+                self.data_dir, self.table, shard_id, epoch, recovered, volume=volume, segment_bytes=self.segment_bytes
+            )
         except BaseException:
             recovered.hot.close()
             raise
@@ -118,6 +125,8 @@ class Owner:
             self._on_fatal,
             sealed=recovered.sealed,
             epoch_page_path=str(self.page.path),
+            snapshots=None if self.snapshot_bytes is None else SnapshotRule(self.data_dir, volume, self.snapshot_bytes),
+            behind=recovered.behind,
         )
         self.shard.start()
         return self.shard

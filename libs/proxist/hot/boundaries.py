@@ -55,13 +55,6 @@ class HotCarried:
         return np.asarray(rows.column(1).cast(pa.int64()))
 
 
-def boundary_schema(layout: Layout) -> pa.Schema:
-    """Key, time, seq where the table has one, the other columns, `_offset`."""
-    names = output_names(layout, None, with_key=True)
-    fields = [pa.field("_offset", pa.uint64(), False) if n == "_offset" else layout.spec.schema.field(n) for n in names]
-    return pa.schema(fields)
-
-
 def capture(layout: Layout, views: Views, pins: Pins) -> HotCarried:
     """The carried state as of one instant; for any thread, beside a writer that goes on.
 

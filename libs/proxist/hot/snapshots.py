@@ -162,7 +162,7 @@ def read_snapshot(path: Path) -> Snapshot:
     for name, wanted in manifest.files.items():
         found = _sum_of(path / name)
         if found != wanted:
-            raise BadSnapshot(path / name, f"it has {found}, but its manifest says {wanted}")
+            raise BadSnapshot(path / name, f"it has {_told(found)}, but its manifest says {_told(wanted)}")
     return Snapshot(path, int(path.name), manifest)
 
 
@@ -211,11 +211,6 @@ def drop_snapshots(directory: Path, below: int, files: Files) -> None:
             remove_tree(files, gone)
     files.sync_directory(directory)
     reach("snapshot.drop.after")
-
-
-def delete_snapshots(data_dir: Path | str, shard: ShardId, files: Files) -> None:
-    """Remove every snapshot of a shard whose table was dropped."""
-    remove_tree(files, snapshot_directory(data_dir, shard))
 
 
 class _Sink(io.RawIOBase):
@@ -271,6 +266,10 @@ def _sum_of(path: Path) -> FileSum:
     except OSError as error:
         raise BadSnapshot(path, f"it cannot be read ({error.strerror})") from None
     return FileSum(size, crc)
+
+
+def _told(found: FileSum) -> str:
+    return f"{found.bytes} bytes with checksum {found.crc32c:#010x}"
 
 
 def _read_manifest(path: Path) -> Manifest:

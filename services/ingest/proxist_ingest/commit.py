@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import NamedTuple, Protocol
 
 import pyarrow as pa
@@ -21,15 +21,14 @@ from proxist.model.table import Table
 from proxist.telemetry.tracing import LINKS_MAX, Stages
 from proxist.wal.record import RecordIn, cut_record, encode_body, persisted_record, rows_record
 from proxist.wal.writer import LogWriter
-from proxist_ingest.bounds import Bounds
+from proxist_ingest.carried import Carried, Carry
 from proxist_ingest.counts import Counts
 from proxist_ingest.cutter import Cutter
 from proxist_ingest.ladder import Ladder
 from proxist_ingest.logtail import LogTail
 from proxist_ingest.part import LEVELS, Part, PartAck, Receiver
-from proxist_ingest.producers import Original, Producers
+from proxist_ingest.producers import Original
 from proxist_ingest.residency import Residency, concat
-from proxist_ingest.seqdedup import SeqDedup
 
 
 class Lease(Protocol):
@@ -37,16 +36,6 @@ class Lease(Protocol):
 
     @property
     def valid_until_ns(self) -> int: ...
-
-
-@dataclass(frozen=True, slots=True)
-class Carried:
-    """What a shard knows beside its rows, as recovery rebuilt it."""
-
-    producers: Producers
-    dedup: SeqDedup | None
-    bounds: Bounds
-    persisted: Offset
 
 
 class _Accepted(NamedTuple):
@@ -175,6 +164,11 @@ class Committer:
         self.cutter.persisted(persisted)
         self._ladder.advance(persisted=persisted)
         reach("commit.persisted.after")
+
+    def carry(self) -> Carry:
+        """What is known beside the rows, now; for the shard's turn, which it holds for microseconds per producer."""
+        seqs = None if self._dedup is None else self._dedup.instant()
+        return Carry(self._log.mark, self._producers.instant(), seqs, self._bounds.cuts())
 
     def sync(self) -> None:
         """fdatasync; then followers see what was cut before it and raised acks go out. Called on one thread at most."""

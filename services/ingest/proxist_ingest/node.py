@@ -28,7 +28,7 @@ from proxist.rpc.run_dir import prepare_run_dir
 from proxist.rpc.service import Lifeline
 from proxist.telemetry.common import node_figures
 from proxist.telemetry.figures import registry_of
-from proxist.wal import DirectoryLock
+from proxist.wal import DirectoryLock, Volume
 from proxist_ingest import metrics
 from proxist_ingest.config import IngestConfig
 from proxist_ingest.doors import IngestDoor
@@ -36,6 +36,8 @@ from proxist_ingest.keeper import Keeper
 from proxist_ingest.opening import Opener
 from proxist_ingest.servicer import SERVICE_NAME, IngestServicer
 from proxist_ingest.shard import Shard
+from proxist_ingest.snapshot_thread import SnapshotThread
+from proxist_ingest.snapshotting import SnapshotRule
 
 log = structlog.get_logger("proxist.ingest")
 
@@ -97,8 +99,10 @@ class IngestNode:
             self._lease_id,
             self._fence,
             int(config.wal_gib_max * 2**30),
+            SnapshotRule(config.data_dir, Volume(config.data_dir), config.snapshot_mib * 2**20),
         )
         self._keeper = Keeper(self._opener, self._catalog, self._fence)
+        self._snapshots = SnapshotThread(self._keeper.shards)
         guard = guard_of(config, self._catalog.mirror)
         self._actions = ClusterActions(self._catalog, self.name)
         handler = IngestDoor(self, self._catalog, self, self._actions)
@@ -145,6 +149,7 @@ class IngestNode:
         if hasattr(self, "_flight"):
             self._flight.begin_stop()
         if hasattr(self, "_keeper"):
+            self._snapshots.stop()
             self._keeper.stop()
             self._keeper.close_shards()
         for part in ("_attach", "_flight", "_grpc", "_http"):
@@ -184,6 +189,7 @@ class IngestNode:
     def _open_shards(self) -> None:
         self._opening = True
         self._keeper.start()
+        self._snapshots.start()
         self._lifeline.wait("the shards", self._keeper.wait_first_pass, etcd=self._config.etcd)
 
     def _record(self) -> NodeRecord:

@@ -20,6 +20,7 @@ from proxist_ingest.commit import Lease
 from proxist_ingest.logtail import WAL_BYTES_MAX
 from proxist_ingest.recover import create_log, delete_logs, recover_shard
 from proxist_ingest.shard import Shard
+from proxist_ingest.snapshotting import SnapshotRule
 
 log = structlog.get_logger("proxist.ingest.opening")
 
@@ -46,6 +47,8 @@ class Opener:
     lease_id: Callable[[], int]
     on_fatal: Callable[[ProxistError], None]
     wal_bytes_max: int = WAL_BYTES_MAX
+    snapshots: SnapshotRule | None = None
+    """None: none are taken."""
 
     def open(self, table: Table, shard_id: ShardId) -> OpenShard:
         """Recover and own a shard; it accepts rows on return.
@@ -59,8 +62,9 @@ class Opener:
         watermark = self.catalog.watermark(shard_id)
         persisted = watermark.persisted if watermark else Offset(0)
         recovered = recover_shard(self.data_dir, table, claim.record, claim.epoch, persisted, _progress)
+        volume = None if self.snapshots is None else self.snapshots.volume
         try:
-            writer = create_log(self.data_dir, table, shard_id, claim.epoch, recovered)
+            writer = create_log(self.data_dir, table, shard_id, claim.epoch, recovered, volume=volume)
             try:
                 record = open_shard(
                     self.client, claim, start=recovered.end, predecessor=recovered.newest, lease=self.lease_id()
@@ -86,6 +90,8 @@ class Opener:
             sealed=recovered.sealed,
             epoch_page_path=str(page.path),
             wal_bytes_max=self.wal_bytes_max,
+            snapshots=self.snapshots,
+            behind=recovered.behind,
         )
         shard.start()
         log.info("shard open", shard=shard_id, table=table.name, epoch=claim.epoch, end=recovered.end)

@@ -20,7 +20,8 @@ from proxist.model.table import Table
 from proxist.rpc.status import to_proxist
 from proxist.wal.writer import LogWriter
 from proxist_ingest.bounds import Bounds
-from proxist_ingest.commit import Carried, Committer, Lease
+from proxist_ingest.carried import Carried, Carry
+from proxist_ingest.commit import Committer, Lease
 from proxist_ingest.counts import Counts
 from proxist_ingest.inbox import Inbox
 from proxist_ingest.ladder import Ladder
@@ -29,6 +30,7 @@ from proxist_ingest.part import Part
 from proxist_ingest.published import Published
 from proxist_ingest.recover import SealedLog
 from proxist_ingest.residency import EvictTo
+from proxist_ingest.snapshotting import NOTHING_BEHIND, Behind, SnapshotOf, SnapshotRule, Snapshots
 
 RESIDENCY_PERIOD_NS = 100_000_000
 """How often the hot window is looked at: short against any sensible window, long against an eviction step."""
@@ -63,8 +65,11 @@ class Shard:
         sealed: Mapping[Epoch, SealedLog] | None = None,
         epoch_page_path: str | None = None,
         wal_bytes_max: int = WAL_BYTES_MAX,
+        snapshots: SnapshotRule | None = None,
+        behind: Behind = NOTHING_BEHIND,
     ) -> None:
-        """`sealed`: the older logs of the chain that lie here, for followers."""
+        """`sealed`: the older logs of the chain that lie here, for followers. `snapshots`: None where none are taken;
+        `behind`: what the shard was recovered from."""
         self.table = table
         self.id = shard
         self.epoch = epoch
@@ -85,6 +90,8 @@ class Shard:
         self._committer = Committer(
             table, shard, epoch, log_writer, hot, carried, self._ladder, lease, self._unsynced.set, self.tail
         )
+        of = SnapshotOf(table, shard, epoch, log_writer, hot, carried.producers, carried.bounds, self._carry)
+        self.snapshots = None if snapshots is None else Snapshots(snapshots, of, behind)
         self._failed: ProxistError | None = None
         self._closed = False
         self._fd: int | None = None
@@ -148,6 +155,8 @@ class Shard:
         self.bounds.close(gone)
         if not failed:
             self.log_writer.seal()
+        if self.snapshots is not None:
+            self.snapshots.close(last=not failed)
         self.log_writer.close(sync=not failed)
         self.reader.close()
         self.hot.close()
@@ -223,6 +232,10 @@ class Shard:
     def wait_persisted(self, end: Offset, timeout_s: float) -> bool:
         """Wait until every row below `end` is in ClickHouse; False after `timeout_s`. Raises what ended the shard."""
         return self._published.wait_persisted(end, int(timeout_s * 1e9))
+
+    def _carry(self) -> Carry:
+        with self._turn:
+            return self._committer.carry()
 
     # ---- reading ---------------------------------------------------------------------------------------------------
 

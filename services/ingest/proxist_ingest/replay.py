@@ -1,0 +1,146 @@
+"""Records of a shard's logs on their way into memory, one after the other as they are read."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pyarrow as pa
+
+from proxist.errors import LogCorrupt, Overloaded
+from proxist.hot.writer import HotSet
+from proxist.model.ids import Epoch, Offset
+from proxist.model.table import Table
+from proxist.wal import Record, RecordKind, RecoveredLog
+from proxist_ingest.base import Base
+from proxist_ingest.carried import Carried
+from proxist_ingest.logtail import LogTail
+from proxist_ingest.producers import Original
+from proxist_ingest.residency import Residency, concat
+
+REPLAY_ROWS = 65_536
+"""Rows per step of a replay: one kernel call for many small records."""
+PROGRESS_NS = 1_000_000_000
+
+Progress = Callable[[str], None]
+
+
+class Replay:
+    """Rows at or above the base's floor go into `hot`, and from the base's place in the logs on every record counts for
+    `carried`. Holds REPLAY_ROWS rows, beside what the reader of the log holds."""
+
+    def __init__(
+        self, table: Table, base: Base, hot: HotSet, carried: Carried, persisted: Offset, meter: Meter
+    ) -> None:
+        self.persisted = persisted
+        """The highest mark that was seen."""
+        self._table, self._base, self._hot, self._carried = table, base, hot, carried
+        # Every row that is read is on disk in its log: where memory is full, any may leave it.
+        self._residency = Residency(table, base.shard, hot, LogTail(Path(), lambda: hot.appended_end))
+        self._meter = meter
+        self._epoch = Epoch(0)
+        self._waiting: list[tuple[Offset, pa.RecordBatch]] = []
+        self._waiting_rows = 0
+        self._arrived_ns = 0
+
+    def begin(self, epoch: Epoch) -> None:
+        """The records of this log follow."""
+        self._epoch = epoch
+
+    def record(self, record: Record, schema: pa.Schema) -> None:
+        """The next record of the log. Raises LogCorrupt where rows are missing before it, Overloaded where there is no
+        room for its rows."""
+        if self._base.has_to_learn(self._epoch, record.record_number):
+            self._learn(record)
+        if record.kind is RecordKind.PERSISTED:
+            self.persisted = max(self.persisted, record.bound)
+        elif record.kind is RecordKind.ROWS and record.rows and record.end > self._base.floor:
+            self._add(record, schema)
+        self._meter.read(len(record.body), record.rows)
+
+    def end(self, one: RecoveredLog) -> None:
+        """The log is read, and sound up to `one.end`."""
+        self._flush()
+        self.persisted = max(self.persisted, one.persisted)
+        # A sealed log ends its last batch: batches never span logs, whose rows differ in `_log`.
+        self._carried.bounds.cut(one.epoch, one.end)
+
+    def _learn(self, record: Record) -> None:
+        """What the record says beside its rows."""
+        producers, bounds = self._carried.producers, self._carried.bounds
+        if record.kind is RecordKind.CUT:
+            bounds.cut(self._epoch, record.bound)
+        elif record.kind is RecordKind.CARRY:
+            producers.load_carry(record.carry.get("producers", {}))
+        elif record.kind is RecordKind.ROWS and record.producer is not None:
+            original = Original(self._epoch, record.first, record.end, 0)
+            producers.accept(record.producer, record.batch_number, record.content_hash, original)
+
+    def _add(self, record: Record, schema: pa.Schema) -> None:
+        rows, first = record.batch(schema), record.first
+        if self._carried.dedup is not None and self._base.has_to_learn(self._epoch, record.record_number):
+            self._carried.dedup.accept(rows)
+        if first < self._base.floor:
+            rows, first = rows.slice(self._base.floor - first), self._base.floor
+        expected = Offset(self._hot.appended_end + self._waiting_rows)
+        if first != expected:
+            raise LogCorrupt(
+                f"Rows [{expected}, {first}) of shard {self._base.shard} are in no log of this data directory. Bring back "
+                "the files that hold them; nothing was changed.",
+                cause="missing rows",
+                shard=self._base.shard,
+                lost_first=int(expected),
+                lost_end=int(first),
+            )
+        self._waiting.append((first, rows))
+        self._waiting_rows += rows.num_rows
+        self._arrived_ns = record.arrived_ns
+        if self._waiting_rows >= REPLAY_ROWS:
+            self._flush()
+
+    def _flush(self) -> None:
+        waiting, self._waiting, self._waiting_rows = self._waiting, [], 0
+        if not waiting:
+            return
+        together = concat([rows for _, rows in waiting])
+        if self._residency.room(together):
+            self._append(waiting[0][0], together)
+            return
+        for first, rows in waiting:  # one by one they take the room that the ones before leave
+            if not self._residency.room(rows):
+                raise Overloaded(f"The rows of {self._meter.subject} do not fit into its memory.")
+            self._append(first, rows)
+
+    def _append(self, first: Offset, rows: pa.RecordBatch) -> None:
+        end = self._hot.append(rows, first, self._arrived_ns)
+        self._hot.publish(end)
+        self._hot.set_persisted(Offset(min(self.persisted, end)))
+
+
+class Meter:
+    """Says every second how far a replay is."""
+
+    def __init__(self, subject: str, total_bytes: int, progress: Progress) -> None:
+        """`total_bytes`: of the files that are to be read, which may end with room that was never written."""
+        self.subject = subject
+        self._total_bytes, self._progress = total_bytes, progress
+        self.bytes = self._rows = 0
+        self._started_ns = time.monotonic_ns()
+        self._told_ns = self._started_ns
+
+    def read(self, byte_count: int, rows: int) -> None:
+        self.bytes += byte_count
+        self._rows += rows
+        now_ns = time.monotonic_ns()
+        if now_ns - self._told_ns >= PROGRESS_NS:
+            self._told_ns = now_ns
+            share = min(100, 100 * self.bytes // max(1, self._total_bytes))
+            self._progress(f"{self.subject}: replaying, {share} %, {self._told(now_ns)}")
+
+    def done(self) -> None:
+        self._progress(f"{self.subject}: replayed, {self._told(time.monotonic_ns())}")
+
+    def _told(self, now_ns: int) -> str:
+        seconds = max((now_ns - self._started_ns) / 1e9, 1e-9)
+        return f"{self._rows} rows in {seconds:.1f} s, {self._rows / seconds:.0f} rows/s"
