@@ -147,5 +147,5 @@ def shape_of(query: dict[str, Any], probes: pa.RecordBatch | None) -> str:
 
 
 def _columns(body: dict[str, Any]) -> dict[str, Any]:
-    kept = ("table", "columns", "left", "right", "probe", "aggs", "fill", "shard", "op")
+    kept = ("table", "columns", "left", "right", "probe", "aggs", "fill", "shard", "op", "rows_of")
     return {name: _columns(part) if isinstance(part, dict) else part for name, part in body.items() if name in kept}

@@ -91,17 +91,16 @@ class Reads:
             return part
 
     def hot(self, wire: Any, probes: pa.RecordBatch | None = None) -> SessionAnswer:
-        """The answer to `{"shard", "op", "min_end"?, "wait_ms"?}`, with the part's head as its receipt; with `warm`,
-        [first, end), from those rows of the log."""
+        """The answer to `{"shard", "op", "min_end"?, "wait_ms"?}`, with the part's head as its receipt; with `rows_of`
+        "log" from the rows [`first`, `end`) of the log."""
         if not isinstance(wire, dict) or not isinstance(wire.get("op"), dict):
             raise InvalidArgument('A hot read is {"hot": {"shard": id, "op": {…}}}.')
         op = op_from_json(wire["op"])
         if isinstance(op, HotAsof) != (probes is not None):
             raise InvalidArgument("A hot as-of needs probes; other operations take none.")
         sent = None if probes is None else probes_from_batch(probes)
-        if "warm" in wire:
-            first, end = (Offset(int(bound)) for bound in wire["warm"])
-            warm = self.warm(wire["shard"], op, sent, first, end)
+        if wire.get("rows_of") == "log":
+            warm = self.warm(wire["shard"], op, sent, Offset(int(wire["first"])), Offset(int(wire["end"])))
             return SessionAnswer(warm.rows, warm.head_json())
         min_end = wire.get("min_end")
         part = self.run(

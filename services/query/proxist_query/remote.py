@@ -53,7 +53,7 @@ class Remote:
 
     def warm(self, uri: str, shard: ShardId, op: HotOp, probes: Probes | None, first: Offset, end: Offset) -> WarmPart:
         """What the owner at `uri` answers from the rows [first, end) of its log. Raises as `run` does."""
-        asked = {"shard": shard, "op": op.to_json(), "warm": [first, end]}
+        asked = {"shard": shard, "op": op.to_json(), "rows_of": "log", "first": first, "end": end}
         with flight_outgoing("DoExchange", uri):
             rows, head = self._ask(uri, {"hot": asked}, None if probes is None else probes.to_batch(), WARM_S_MAX)
         return warm_from_head(head, _one_batch(rows))
