@@ -32,6 +32,7 @@ WHO_MAY = {
     "flight/GetSchema": READ,
     "flight/DoGet": READ,
     "flight/DoGet:follow": INTERNAL,
+    "flight/DoGet:log": INTERNAL,
     "flight/DoPut": WRITE,
     "flight/DoExchange": READ,
     "flight/DoExchange:hot": INTERNAL,
@@ -53,6 +54,8 @@ WHO_MAY = {
     CONTROL + "Evict": OPERATE,
     CONTROL + "PausePersist": OPERATE,
     CONTROL + "ResumePersist": OPERATE,
+    CONTROL + "Verify": OPERATE,
+    CONTROL + "Repair": ADMIN,
     "grpc/proxist.auth.v1.AuthService/CreateToken": ADMIN,
     "grpc/proxist.auth.v1.AuthService/ListTokens": ADMIN,
     "grpc/proxist.auth.v1.AuthService/RevokeToken": ADMIN | {"wrong tenant"},
@@ -66,6 +69,8 @@ WHO_MAY = {
     "grpc/proxist.persister.v1.PersisterService/Status": CLUSTER,
     "grpc/proxist.persister.v1.PersisterService/Pause": OPERATE,
     "grpc/proxist.persister.v1.PersisterService/Resume": OPERATE,
+    "grpc/proxist.persister.v1.PersisterService/Verify": OPERATE,
+    "grpc/proxist.persister.v1.PersisterService/Repair": ADMIN,
     "grpc/proxist.query.v1.QueryService/Query": READ,
     "grpc/proxist.query.v1.QueryService/Status": KNOWN,
     "grpc/grpc.health.v1.Health/Check": ALL,
@@ -125,7 +130,7 @@ def walk(guarded: Guarded, who: str, tenant: str, table: str) -> dict[str, list[
 
 
 # At a query node these are public queries, or nothing: the internal kinds are the owners'.
-ONLY_AT_OWNERS = ("flight/DoGet:follow", "flight/DoExchange:hot")
+ONLY_AT_OWNERS = ("flight/DoGet:follow", "flight/DoGet:log", "flight/DoExchange:hot")
 # A query node answers them with the owner's address, an owner without the query node's schema.
 ASKED_FOR_ITSELF = ("flight/GetFlightInfo", "flight/GetSchema")
 

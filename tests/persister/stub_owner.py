@@ -66,6 +66,8 @@ class StubOwner(FlightHandler, pb_grpc.IngestServiceServicer):
         self.epoch = Epoch(epoch)
         self.persisted = persisted
         self.follows = 0
+        self.log_begin = 0
+        """Rows below are in the log no more."""
         self.advances: list[int] = []
         self._client = client
         self._start = start
@@ -127,12 +129,23 @@ class StubOwner(FlightHandler, pb_grpc.IngestServiceServicer):
     # ---- the owner's side ------------------------------------------------------------------------------------------
 
     def do_get(self, call: Call, ticket: bytes) -> BatchStream:
-        wire = json.loads(ticket)["follow"]
-        assert wire["shard"] == self.shard
+        wire = json.loads(ticket)
+        asked = wire.get("follow") or wire["log"]
+        assert asked["shard"] == self.shard
+        schema = make_rows(self.table, self.shard, 1, 0, 0).schema
+        if "log" in wire:
+            return BatchStream(schema, self._logged(asked["from"], asked["to"]))
         with self._changed:
             self.follows += 1
-        schema = make_rows(self.table, self.shard, 1, 0, 0).schema
-        return BatchStream(schema, self._messages(wire["from"], schema))
+        return BatchStream(schema, self._messages(asked["from"], schema))
+
+    def _logged(self, first: int, end: int) -> Iterator[tuple[pa.RecordBatch, bytes]]:
+        with self._changed:
+            batches, first = dict(self._batches), max(first, self.log_begin)
+        for at, batch in sorted(batches.items()):
+            low, high = max(at, first), min(at + batch.num_rows, end)
+            if low < high:
+                yield batch.slice(low - at, high - low), json.dumps({"rows": [low, high]}).encode()
 
     def _messages(self, offset: int, schema: pa.Schema) -> Iterator[tuple[pa.RecordBatch, bytes]]:
         empty = pa.RecordBatch.from_pylist([], schema=schema)

@@ -58,6 +58,7 @@ _FLIGHT = {
     "GetSchema": _READ,
     "DoGet": _READ,
     "DoGet:follow": _INTERNAL,
+    "DoGet:log": _INTERNAL,
     "DoPut": _WRITE,
     "DoExchange": _READ,
     "DoExchange:hot": _INTERNAL,
@@ -81,6 +82,8 @@ _CONTROL = {
     "Evict": _OPERATE,
     "PausePersist": _OPERATE,
     "ResumePersist": _OPERATE,
+    "Verify": _OPERATE,
+    "Repair": _ADMIN,
 }
 _AUTH = {
     "CreateToken": Rule(_A.ADMIN, _S.TENANT),
@@ -96,7 +99,13 @@ _INGEST = {
     "AdvancePersisted": _INTERNAL,
     "Evict": _OPERATE,
 }
-_PERSISTER = {"Status": _OPERATE_CLUSTER, "Pause": _OPERATE, "Resume": _OPERATE}
+_PERSISTER = {
+    "Status": _OPERATE_CLUSTER,
+    "Pause": _OPERATE,
+    "Resume": _OPERATE,
+    "Verify": _OPERATE,
+    "Repair": _ADMIN,
+}
 _QUERY = {"Query": _READ, "Status": _KNOWN}
 _GRPC = {
     "proxist.controlplane.v1.ControlPlaneService": _CONTROL,

@@ -286,11 +286,11 @@ class ClickHouse:
             outcome="unknown",
         )
 
-    def command(self, sql: str, settings: Mapping[str, Any] | None = None) -> None:
-        """Run a statement whose answer is not rows."""
+    def command(self, sql: str, settings: Mapping[str, Any] | None = None, *, timeout_s: float | None = None) -> None:
+        """Run a statement whose answer is not rows; `timeout_s` as in `query`."""
         send = dict(settings or {})
         send.setdefault("query_id", str(uuid.uuid4()))
-        with self._statement("COMMAND") as client:
+        with self._statement("COMMAND", timeout_s) as client:
             client.raw_query(sql, settings=send, transport_settings=tracing.headers())
 
     def close(self) -> None:

@@ -4,6 +4,7 @@ import grpc
 import warnings
 
 from proxist.pb import controlplane_pb2 as proxist_dot_controlplane_dot_v1_dot_controlplane__pb2
+from proxist.pb import persister_pb2 as proxist_dot_persister_dot_v1_dot_persister__pb2
 
 GRPC_GENERATED_VERSION = '1.85.1'
 GRPC_VERSION = grpc.__version__
@@ -89,6 +90,16 @@ class ControlPlaneServiceStub:
                 request_serializer=proxist_dot_controlplane_dot_v1_dot_controlplane__pb2.ResumePersistRequest.SerializeToString,
                 response_deserializer=proxist_dot_controlplane_dot_v1_dot_controlplane__pb2.ResumePersistResponse.FromString,
                 _registered_method=True)
+        self.Verify = channel.unary_stream(
+                '/proxist.controlplane.v1.ControlPlaneService/Verify',
+                request_serializer=proxist_dot_persister_dot_v1_dot_persister__pb2.VerifyRequest.SerializeToString,
+                response_deserializer=proxist_dot_persister_dot_v1_dot_persister__pb2.VerifyEvent.FromString,
+                _registered_method=True)
+        self.Repair = channel.unary_stream(
+                '/proxist.controlplane.v1.ControlPlaneService/Repair',
+                request_serializer=proxist_dot_persister_dot_v1_dot_persister__pb2.RepairRequest.SerializeToString,
+                response_deserializer=proxist_dot_persister_dot_v1_dot_persister__pb2.VerifyEvent.FromString,
+                _registered_method=True)
 
 
 class ControlPlaneServiceServicer:
@@ -166,6 +177,20 @@ class ControlPlaneServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def Verify(self, request, context):
+        """Compares what ClickHouse holds of a table with what it must hold, shard by shard. Changes nothing.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def Repair(self, request, context):
+        """The steps that would put a table's rows right; takes them where `execute` is set, then verifies again.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_ControlPlaneServiceServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -223,6 +248,16 @@ def add_ControlPlaneServiceServicer_to_server(servicer, server):
                     servicer.ResumePersist,
                     request_deserializer=proxist_dot_controlplane_dot_v1_dot_controlplane__pb2.ResumePersistRequest.FromString,
                     response_serializer=proxist_dot_controlplane_dot_v1_dot_controlplane__pb2.ResumePersistResponse.SerializeToString,
+            ),
+            'Verify': grpc.unary_stream_rpc_method_handler(
+                    servicer.Verify,
+                    request_deserializer=proxist_dot_persister_dot_v1_dot_persister__pb2.VerifyRequest.FromString,
+                    response_serializer=proxist_dot_persister_dot_v1_dot_persister__pb2.VerifyEvent.SerializeToString,
+            ),
+            'Repair': grpc.unary_stream_rpc_method_handler(
+                    servicer.Repair,
+                    request_deserializer=proxist_dot_persister_dot_v1_dot_persister__pb2.RepairRequest.FromString,
+                    response_serializer=proxist_dot_persister_dot_v1_dot_persister__pb2.VerifyEvent.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -522,6 +557,60 @@ class ControlPlaneService:
             '/proxist.controlplane.v1.ControlPlaneService/ResumePersist',
             proxist_dot_controlplane_dot_v1_dot_controlplane__pb2.ResumePersistRequest.SerializeToString,
             proxist_dot_controlplane_dot_v1_dot_controlplane__pb2.ResumePersistResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def Verify(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_stream(
+            request,
+            target,
+            '/proxist.controlplane.v1.ControlPlaneService/Verify',
+            proxist_dot_persister_dot_v1_dot_persister__pb2.VerifyRequest.SerializeToString,
+            proxist_dot_persister_dot_v1_dot_persister__pb2.VerifyEvent.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def Repair(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_stream(
+            request,
+            target,
+            '/proxist.controlplane.v1.ControlPlaneService/Repair',
+            proxist_dot_persister_dot_v1_dot_persister__pb2.RepairRequest.SerializeToString,
+            proxist_dot_persister_dot_v1_dot_persister__pb2.VerifyEvent.FromString,
             options,
             channel_credentials,
             insecure,

@@ -24,7 +24,7 @@ _sym_db = _symbol_database.Default()
 
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n$proxist/persister/v1/persister.proto\x12\x14proxist.persister.v1\"\x0f\n\rStatusRequest\"~\n\x0eStatusResponse\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\r\n\x05state\x18\x02 \x01(\t\x12\x0b\n\x03pid\x18\x03 \x01(\r\x12\x0f\n\x07version\x18\x04 \x01(\t\x12\x31\n\x06shards\x18\x05 \x03(\x0b\x32!.proxist.persister.v1.ShardStatus\"\x92\x01\n\x0bShardStatus\x12\r\n\x05table\x18\x01 \x01(\t\x12\r\n\x05shard\x18\x02 \x01(\x04\x12\r\n\x05state\x18\x03 \x01(\t\x12\x11\n\tpersisted\x18\x04 \x01(\x04\x12\x0f\n\x07inserts\x18\x05 \x01(\x04\x12\x0c\n\x04rows\x18\x06 \x01(\x04\x12\x12\n\nlast_error\x18\x07 \x01(\t\x12\x10\n\x08verified\x18\x08 \x01(\x04\"-\n\x0cPauseRequest\x12\x0e\n\x06tenant\x18\x01 \x01(\t\x12\r\n\x05table\x18\x02 \x01(\t\"\x0f\n\rPauseResponse\".\n\rResumeRequest\x12\x0e\n\x06tenant\x18\x01 \x01(\t\x12\r\n\x05table\x18\x02 \x01(\t\"\x10\n\x0eResumeResponse2\x8e\x02\n\x10PersisterService\x12S\n\x06Status\x12#.proxist.persister.v1.StatusRequest\x1a$.proxist.persister.v1.StatusResponse\x12P\n\x05Pause\x12\".proxist.persister.v1.PauseRequest\x1a#.proxist.persister.v1.PauseResponse\x12S\n\x06Resume\x12#.proxist.persister.v1.ResumeRequest\x1a$.proxist.persister.v1.ResumeResponseb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n$proxist/persister/v1/persister.proto\x12\x14proxist.persister.v1\"\x0f\n\rStatusRequest\"~\n\x0eStatusResponse\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\r\n\x05state\x18\x02 \x01(\t\x12\x0b\n\x03pid\x18\x03 \x01(\r\x12\x0f\n\x07version\x18\x04 \x01(\t\x12\x31\n\x06shards\x18\x05 \x03(\x0b\x32!.proxist.persister.v1.ShardStatus\"\x92\x01\n\x0bShardStatus\x12\r\n\x05table\x18\x01 \x01(\t\x12\r\n\x05shard\x18\x02 \x01(\x04\x12\r\n\x05state\x18\x03 \x01(\t\x12\x11\n\tpersisted\x18\x04 \x01(\x04\x12\x0f\n\x07inserts\x18\x05 \x01(\x04\x12\x0c\n\x04rows\x18\x06 \x01(\x04\x12\x12\n\nlast_error\x18\x07 \x01(\t\x12\x10\n\x08verified\x18\x08 \x01(\x04\"-\n\x0cPauseRequest\x12\x0e\n\x06tenant\x18\x01 \x01(\t\x12\r\n\x05table\x18\x02 \x01(\t\"\x0f\n\rPauseResponse\".\n\rResumeRequest\x12\x0e\n\x06tenant\x18\x01 \x01(\t\x12\r\n\x05table\x18\x02 \x01(\t\"\x10\n\x0eResumeResponse\"\x80\x01\n\rVerifyRequest\x12\x0e\n\x06tenant\x18\x01 \x01(\t\x12\r\n\x05table\x18\x02 \x01(\t\x12\x12\n\x05shard\x18\x03 \x01(\x04H\x00\x88\x01\x01\x12\x11\n\x04\x66rom\x18\x04 \x01(\x04H\x01\x88\x01\x01\x12\x0f\n\x02to\x18\x05 \x01(\x04H\x02\x88\x01\x01\x42\x08\n\x06_shardB\x07\n\x05_fromB\x05\n\x03_to\"]\n\rRepairRequest\x12\x0e\n\x06tenant\x18\x01 \x01(\t\x12\r\n\x05table\x18\x02 \x01(\t\x12\x12\n\x05shard\x18\x03 \x01(\x04H\x00\x88\x01\x01\x12\x0f\n\x07\x65xecute\x18\x04 \x01(\x08\x42\x08\n\x06_shard\"\xda\x01\n\x0bVerifyEvent\x12\x32\n\x08progress\x18\x01 \x01(\x0b\x32\x1e.proxist.persister.v1.ProgressH\x00\x12\x30\n\x07\x66inding\x18\x02 \x01(\x0b\x32\x1d.proxist.persister.v1.FindingH\x00\x12*\n\x04step\x18\x03 \x01(\x0b\x32\x1a.proxist.persister.v1.StepH\x00\x12\x30\n\x07\x63hecked\x18\x04 \x01(\x0b\x32\x1d.proxist.persister.v1.CheckedH\x00\x42\x07\n\x05\x65vent\"B\n\x08Progress\x12\r\n\x05shard\x18\x01 \x01(\x04\x12\r\n\x05stage\x18\x02 \x01(\t\x12\x0c\n\x04rows\x18\x03 \x01(\x04\x12\n\n\x02of\x18\x04 \x01(\x04\"\x7f\n\x07\x46inding\x12\x0c\n\x04kind\x18\x01 \x01(\t\x12\r\n\x05shard\x18\x02 \x01(\x04\x12\x0b\n\x03log\x18\x03 \x01(\x04\x12\r\n\x05\x66irst\x18\x04 \x01(\x04\x12\x0c\n\x04last\x18\x05 \x01(\x04\x12\x0c\n\x04rows\x18\x06 \x01(\x04\x12\x0f\n\x07\x63olumns\x18\x07 \x03(\t\x12\x0e\n\x06remedy\x18\x08 \x01(\t\"b\n\x04Step\x12\r\n\x05shard\x18\x01 \x01(\x04\x12\x0e\n\x06\x61\x63tion\x18\x02 \x01(\t\x12\x0c\n\x04what\x18\x03 \x01(\t\x12\x0c\n\x04rows\x18\x04 \x01(\x04\x12\x11\n\trewritten\x18\x05 \x01(\x04\x12\x0c\n\x04\x64one\x18\x06 \x01(\x08\"`\n\x07\x43hecked\x12\r\n\x05shard\x18\x01 \x01(\x04\x12\x0c\n\x04\x66rom\x18\x02 \x01(\x04\x12\n\n\x02to\x18\x03 \x01(\x04\x12\x0c\n\x04rows\x18\x04 \x01(\x04\x12\x10\n\x08\x63ompared\x18\x05 \x01(\x04\x12\x0c\n\x04note\x18\x06 \x01(\t2\xb6\x03\n\x10PersisterService\x12S\n\x06Status\x12#.proxist.persister.v1.StatusRequest\x1a$.proxist.persister.v1.StatusResponse\x12P\n\x05Pause\x12\".proxist.persister.v1.PauseRequest\x1a#.proxist.persister.v1.PauseResponse\x12S\n\x06Resume\x12#.proxist.persister.v1.ResumeRequest\x1a$.proxist.persister.v1.ResumeResponse\x12R\n\x06Verify\x12#.proxist.persister.v1.VerifyRequest\x1a!.proxist.persister.v1.VerifyEvent0\x01\x12R\n\x06Repair\x12#.proxist.persister.v1.RepairRequest\x1a!.proxist.persister.v1.VerifyEvent0\x01\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -45,6 +45,20 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_RESUMEREQUEST']._serialized_end=466
   _globals['_RESUMERESPONSE']._serialized_start=468
   _globals['_RESUMERESPONSE']._serialized_end=484
-  _globals['_PERSISTERSERVICE']._serialized_start=487
-  _globals['_PERSISTERSERVICE']._serialized_end=757
+  _globals['_VERIFYREQUEST']._serialized_start=487
+  _globals['_VERIFYREQUEST']._serialized_end=615
+  _globals['_REPAIRREQUEST']._serialized_start=617
+  _globals['_REPAIRREQUEST']._serialized_end=710
+  _globals['_VERIFYEVENT']._serialized_start=713
+  _globals['_VERIFYEVENT']._serialized_end=931
+  _globals['_PROGRESS']._serialized_start=933
+  _globals['_PROGRESS']._serialized_end=999
+  _globals['_FINDING']._serialized_start=1001
+  _globals['_FINDING']._serialized_end=1128
+  _globals['_STEP']._serialized_start=1130
+  _globals['_STEP']._serialized_end=1228
+  _globals['_CHECKED']._serialized_start=1230
+  _globals['_CHECKED']._serialized_end=1326
+  _globals['_PERSISTERSERVICE']._serialized_start=1329
+  _globals['_PERSISTERSERVICE']._serialized_end=1767
 # @@protoc_insertion_point(module_scope)

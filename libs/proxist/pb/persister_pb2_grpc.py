@@ -49,6 +49,16 @@ class PersisterServiceStub:
                 request_serializer=proxist_dot_persister_dot_v1_dot_persister__pb2.ResumeRequest.SerializeToString,
                 response_deserializer=proxist_dot_persister_dot_v1_dot_persister__pb2.ResumeResponse.FromString,
                 _registered_method=True)
+        self.Verify = channel.unary_stream(
+                '/proxist.persister.v1.PersisterService/Verify',
+                request_serializer=proxist_dot_persister_dot_v1_dot_persister__pb2.VerifyRequest.SerializeToString,
+                response_deserializer=proxist_dot_persister_dot_v1_dot_persister__pb2.VerifyEvent.FromString,
+                _registered_method=True)
+        self.Repair = channel.unary_stream(
+                '/proxist.persister.v1.PersisterService/Repair',
+                request_serializer=proxist_dot_persister_dot_v1_dot_persister__pb2.RepairRequest.SerializeToString,
+                response_deserializer=proxist_dot_persister_dot_v1_dot_persister__pb2.VerifyEvent.FromString,
+                _registered_method=True)
 
 
 class PersisterServiceServicer:
@@ -75,6 +85,20 @@ class PersisterServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def Verify(self, request, context):
+        """Compares what ClickHouse holds of one shard with what it must hold. Changes nothing.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def Repair(self, request, context):
+        """The steps that would put one shard's rows right; takes them where `execute` is set, then verifies again.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_PersisterServiceServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -92,6 +116,16 @@ def add_PersisterServiceServicer_to_server(servicer, server):
                     servicer.Resume,
                     request_deserializer=proxist_dot_persister_dot_v1_dot_persister__pb2.ResumeRequest.FromString,
                     response_serializer=proxist_dot_persister_dot_v1_dot_persister__pb2.ResumeResponse.SerializeToString,
+            ),
+            'Verify': grpc.unary_stream_rpc_method_handler(
+                    servicer.Verify,
+                    request_deserializer=proxist_dot_persister_dot_v1_dot_persister__pb2.VerifyRequest.FromString,
+                    response_serializer=proxist_dot_persister_dot_v1_dot_persister__pb2.VerifyEvent.SerializeToString,
+            ),
+            'Repair': grpc.unary_stream_rpc_method_handler(
+                    servicer.Repair,
+                    request_deserializer=proxist_dot_persister_dot_v1_dot_persister__pb2.RepairRequest.FromString,
+                    response_serializer=proxist_dot_persister_dot_v1_dot_persister__pb2.VerifyEvent.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -175,6 +209,60 @@ class PersisterService:
             '/proxist.persister.v1.PersisterService/Resume',
             proxist_dot_persister_dot_v1_dot_persister__pb2.ResumeRequest.SerializeToString,
             proxist_dot_persister_dot_v1_dot_persister__pb2.ResumeResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def Verify(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_stream(
+            request,
+            target,
+            '/proxist.persister.v1.PersisterService/Verify',
+            proxist_dot_persister_dot_v1_dot_persister__pb2.VerifyRequest.SerializeToString,
+            proxist_dot_persister_dot_v1_dot_persister__pb2.VerifyEvent.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def Repair(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_stream(
+            request,
+            target,
+            '/proxist.persister.v1.PersisterService/Repair',
+            proxist_dot_persister_dot_v1_dot_persister__pb2.RepairRequest.SerializeToString,
+            proxist_dot_persister_dot_v1_dot_persister__pb2.VerifyEvent.FromString,
             options,
             channel_credentials,
             insecure,

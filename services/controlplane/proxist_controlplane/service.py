@@ -24,6 +24,7 @@ from proxist.telemetry.common import node_figures
 from proxist.telemetry.figures import registry_of
 from proxist_controlplane.cluster import Cluster
 from proxist_controlplane.config import ControlPlaneConfig
+from proxist_controlplane.inspecting import Inspecting
 from proxist_controlplane.metrics import cluster_figures
 from proxist_controlplane.owners import Owners
 from proxist_controlplane.peers import Peers
@@ -80,7 +81,7 @@ class ControlPlane:
         self._undo.callback(clickhouse.close)
         status = Status(cluster, owners, peers, clickhouse=clickhouse, run_dir=config.run_dir)
         persisting = Persisting(cluster, peers, ask_timeout_s=config.ask_timeout_s)
-        commands = Commands(cluster, Tables(cluster), owners, persisting, status)
+        commands = Commands(cluster, Tables(cluster), owners, persisting, Inspecting(cluster, peers), status)
         own = node_figures(
             "controlplane",
             config.name,

@@ -10,10 +10,11 @@ from typing import Any
 from proxist.auth.identity import EVERY_TENANT, Caller, caller_of
 from proxist.etcd import TableRecord
 from proxist.pb import controlplane_pb2 as pb
-from proxist.pb import controlplane_pb2_grpc
+from proxist.pb import controlplane_pb2_grpc, persister_pb2
 from proxist_controlplane.cluster import Cluster
 from proxist_controlplane.config import ControlPlaneConfig
 from proxist_controlplane.deadline import Deadline
+from proxist_controlplane.inspecting import Inspecting
 from proxist_controlplane.owners import Owners
 from proxist_controlplane.persisting import Persisting
 from proxist_controlplane.status import Status
@@ -31,6 +32,7 @@ class Commands:
     tables: Tables
     owners: Owners
     persisting: Persisting
+    inspecting: Inspecting
     status: Status
 
 
@@ -97,6 +99,14 @@ class ControlPlaneServicer(controlplane_pb2_grpc.ControlPlaneServiceServicer):
         with self._allowed(context, request) as tenant:
             self._do.persisting.resume(tenant, request.table, deadline)
         return pb.ResumePersistResponse()
+
+    def Verify(self, request: persister_pb2.VerifyRequest, context: Any) -> Iterator[persister_pb2.VerifyEvent]:
+        with self._allowed(context, request) as tenant:
+            yield from self._do.inspecting.verify(tenant, request, context)
+
+    def Repair(self, request: persister_pb2.RepairRequest, context: Any) -> Iterator[persister_pb2.VerifyEvent]:
+        with self._allowed(context, request) as tenant:
+            yield from self._do.inspecting.repair(tenant, request, context)
 
     @contextmanager
     def _allowed(self, context: Any, request: Any) -> Iterator[str]:

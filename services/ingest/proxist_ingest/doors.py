@@ -19,6 +19,7 @@ from proxist.rpc.flight_server import BatchStream, Call, FlightHandler
 from proxist.rpc.session import serve_session
 from proxist_ingest.counts import INVALID, Refusals
 from proxist_ingest.follow import follow
+from proxist_ingest.logrows import log_rows
 from proxist_ingest.put import Owners, PutCall
 from proxist_ingest.reads import Reads, producer_numbers
 from proxist_ingest.request import parse_path
@@ -65,6 +66,13 @@ class IngestDoor(FlightHandler):
             if not isinstance(start, int):
                 raise InvalidArgument('A follow stream is {"follow": {"shard": id, "from": offset}}.')
             return follow(self._reads.open_shard(asked.get("shard")), Offset(start))
+        if "log" in wire:
+            call.caller.at("flight/DoGet:log")
+            asked = wire["log"] if isinstance(wire["log"], dict) else {}
+            first, end = asked.get("from"), asked.get("to")
+            if not isinstance(first, int) or not isinstance(end, int):
+                raise InvalidArgument('Rows of a log are {"log": {"shard": id, "from": offset, "to": offset}}.')
+            return log_rows(self._reads.open_shard(asked.get("shard")), Offset(first), Offset(end))
         return self._reads.answer(call, ticket)
 
     def do_exchange(

@@ -76,6 +76,31 @@ def read_batch(shard: ShardId, first: Offset, end: Offset, parts: Iterable[pa.Re
     return Batch(LogId(int(logs[0])), first, end, rows)
 
 
+def runs(parts: Iterable[pa.RecordBatch], rows_max: int) -> Iterator[Batch]:
+    """The rows of `parts`, which ascend by offset and may have holes, as batches of one log each, without holes and of
+    about `rows_max` rows: a part is not cut."""
+    waiting: list[pa.RecordBatch] = []
+    rows = 0
+    for part in parts:
+        if waiting and (rows >= rows_max or not _goes_on(waiting[-1], part)):
+            yield _run(waiting)
+            waiting, rows = [], 0
+        waiting.append(part)
+        rows += part.num_rows
+    if waiting:
+        yield _run(waiting)
+
+
+def _goes_on(before: pa.RecordBatch, part: pa.RecordBatch) -> bool:
+    follows = part["_offset"][0].as_py() == before["_offset"][-1].as_py() + 1
+    return bool(follows and part["_log"][0] == before["_log"][-1])
+
+
+def _run(parts: list[pa.RecordBatch]) -> Batch:
+    first, last = (Offset(parts[i]["_offset"][i].as_py()) for i in (0, -1))
+    return Batch(LogId(parts[0]["_log"][0].as_py()), first, Offset(last + 1), pa.Table.from_batches(parts))
+
+
 def inserts(spec: TableSpec, batch: Batch) -> list[Insert]:
     """The inserts of a batch, partitions in order of time; each row is in exactly one."""
     times = batch.rows[spec.time].to_numpy().view(np.int64)

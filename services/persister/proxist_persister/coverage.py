@@ -25,8 +25,10 @@ class Stored:
         logs, offsets = present["_log"].to_numpy(), present["_offset"].to_numpy()
         self.end = Offset(int(offsets.max()) + 1 if len(offsets) else 0)
         """Above every row that was read back; 0 where there was none."""
-        self.twice: Offsets = np.unique(offsets[present["copies"].to_numpy() > 1])
+        copied = present["copies"].to_numpy() > 1
+        self.twice: Offsets = np.unique(offsets[copied])
         """Offsets that are stored more than once."""
+        self._copied = {LogId(int(log)): np.sort(offsets[copied & (logs == log)]) for log in np.unique(logs[copied])}
         self._by_log: dict[LogId, Offsets] = {LogId(int(log)): np.sort(offsets[logs == log]) for log in np.unique(logs)}
 
     @classmethod
@@ -42,6 +44,10 @@ class Stored:
         """Per offset of `offsets`, whether that row of the log is not stored."""
         stored = self._by_log.get(log)
         return np.ones(len(offsets), np.bool_) if stored is None else ~np.isin(offsets, stored, assume_unique=True)
+
+    def twice_of(self, log: LogId) -> Offsets:
+        """Offsets of the log that are stored more than once."""
+        return self._copied.get(log, np.array([], np.uint64))
 
     def of_log(self, log: LogId) -> Offsets:
         return self._by_log.get(log, np.array([], np.uint64))

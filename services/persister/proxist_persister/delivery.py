@@ -6,7 +6,6 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
-import numpy.typing as npt
 import pyarrow as pa
 
 from proxist.clickhouse.content import compared, differing_columns, same_rows
@@ -15,7 +14,7 @@ from proxist.failpoints import reach
 from proxist.model.ids import ShardId
 from proxist.model.table import Table
 from proxist_persister.batches import Batch, Insert, inserts, missing_part
-from proxist_persister.coverage import Stored
+from proxist_persister.coverage import Offsets, Stored
 from proxist_persister.sink import Sink
 
 PARTITIONS_NAMED_MAX = 100
@@ -24,11 +23,10 @@ PARTITIONS_NAMED_MAX = 100
 
 @dataclass(frozen=True, slots=True)
 class Difference:
-    """Stored rows of a batch that are not the rows that were sent: how many, the first and last, in which columns."""
+    """Stored rows of a batch that are not the rows that were sent: their offsets, one per copy, ascending, and the
+    columns in which they differ."""
 
-    rows: int
-    first: int
-    last: int
+    offsets: Offsets
     columns: list[str]
 
 
@@ -106,27 +104,26 @@ def difference(batch: Batch, sent: pa.Table, rows: pa.Table) -> Difference | Non
     logs = rows["_log"].to_numpy()
     if not (logs == np.uint64(batch.log)).all():
         rows = rows.filter(pa.array(logs == np.uint64(batch.log)))
-    offsets: npt.NDArray[np.uint64] = rows["_offset"].to_numpy()
+    offsets: Offsets = rows["_offset"].to_numpy()
     whole = len(offsets) == sent.num_rows and bool((offsets[1:] != offsets[:-1]).all())
     want = sent if whole else sent.take(pa.array(offsets - np.uint64(batch.first)))
     wrong = ~same_rows(want, rows)
     if not wrong.any():
         return None
-    off = offsets[wrong]
     mask = pa.array(wrong)
-    columns = differing_columns(want.filter(mask), rows.filter(mask))
-    return Difference(len(off), int(off[0]), int(off[-1]), columns)
+    return Difference(offsets[wrong], differing_columns(want.filter(mask), rows.filter(mask)))
 
 
 def _differs(table: Table, batch: Batch, found: Difference) -> OperatorError:
+    first, last = int(found.offsets[0]), int(found.offsets[-1])
     return OperatorError(
-        f"ClickHouse has {found.rows} rows of table {table.name!r} that are not what was sent: offsets {found.first} to "
-        f"{found.last} under _log {batch.log} differ in {', '.join(found.columns)}. Find out who changed them with "
+        f"ClickHouse has {len(found.offsets)} rows of table {table.name!r} that are not what was sent: offsets {first} to "
+        f"{last} under _log {batch.log} differ in {', '.join(found.columns)}. Find out who changed them with "
         f"`pxctl verify {table.name}`, delete them in ClickHouse, then run `pxctl persist resume {table.name}`: they are "
         "inserted again from the log.",
         cause="differs",
         log=batch.log,
-        first=found.first,
-        last=found.last,
+        first=first,
+        last=last,
         columns=found.columns,
     )

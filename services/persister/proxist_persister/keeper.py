@@ -26,7 +26,7 @@ class Keeper:
     """Owns the workers. `start` once, `stop` once."""
 
     def __init__(self, tools: Tools) -> None:
-        self._tools = tools
+        self.tools = tools
         self._lock = threading.Lock()  # guards _workers and _ending
         self._workers: dict[ShardId, ShardWorker] = {}
         self._ending: dict[ShardId, ShardWorker] = {}
@@ -36,7 +36,7 @@ class Keeper:
         self._thread = threading.Thread(target=self._run, name="keeper", daemon=True)
 
     def start(self) -> None:
-        self._subscription = self._tools.catalog.mirror.subscribe(lambda _: self._wake.set())
+        self._subscription = self.tools.catalog.mirror.subscribe(lambda _: self._wake.set())
         self._thread.start()
 
     def stop(self, grace_s: float) -> list[str]:
@@ -60,10 +60,21 @@ class Keeper:
             all_ = [self._workers[shard] for shard in sorted(self._workers)]
         return [w for w in all_ if table is None or (w.table.name == table and w.table.tenant == tenant)]
 
+    def worker(self, tenant: str, table: str, shard: ShardId) -> ShardWorker:
+        """The worker of a table's shard. Raises NotFound where there is no such shard of it."""
+        for worker in self.workers(tenant or DEFAULT_TENANT, table):
+            if worker.shard == shard:
+                return worker
+        self.tools.catalog.table(tenant or DEFAULT_TENANT, table)  # says which tables there are
+        raise NotFound(
+            f"Table {table!r} has no shard {shard} that is persisted here. List its shards with `pxctl shards {table}`.",
+            shard=shard,
+        )
+
     def held(self) -> list[ShardWorker]:
         """The workers whose shard no other persister holds."""
-        holders = {worker: self._tools.catalog.persister(worker.shard) for worker in self.workers()}
-        return [w for w, holder in holders.items() if holder is None or holder.node == self._tools.node]
+        holders = {worker: self.tools.catalog.persister(worker.shard) for worker in self.workers()}
+        return [w for w, holder in holders.items() if holder is None or holder.node == self.tools.node]
 
     def poke(self) -> None:
         """The node's lease was gained or lost."""
@@ -106,8 +117,8 @@ class Keeper:
     def _set_flag(self, tenant: str, table: str, *, paused: bool) -> None:
         """In etcd, and seen by our catalog: else a pass over an older view would undo it here."""
         tenant = tenant or DEFAULT_TENANT
-        change_table(self._tools.client, tenant, table, paused=paused)
-        self._tools.catalog.wait_until(lambda c: c.table(tenant, table).paused == paused, SEE_PAUSE_S)
+        change_table(self.tools.client, tenant, table, paused=paused)
+        self.tools.catalog.wait_until(lambda c: c.table(tenant, table).paused == paused, SEE_PAUSE_S)
 
     # ---- the keeper's thread ---------------------------------------------------------------------------------------
 
@@ -115,7 +126,7 @@ class Keeper:
         while not self._stop.is_set():
             self._wake.clear()
             try:
-                if self._tools.catalog.mirror.resync_count:
+                if self.tools.catalog.mirror.resync_count:
                     self._pass()
             except ProxistError as error:
                 _log.warning("a pass over the catalog was put off", error=error.message)
@@ -127,7 +138,7 @@ class Keeper:
 
     def _pass(self) -> None:
         with self._lock:
-            tables = self._tools.catalog.tables()  # under the lock: what is older than a command is applied before it
+            tables = self.tools.catalog.tables()  # under the lock: what is older than a command is applied before it
             wanted = jobs(tables)
             ended = {shard for shard, worker in self._workers.items() if not worker.alive}
             for shard in (self._workers.keys() - wanted.keys()) | ended:
@@ -137,7 +148,7 @@ class Keeper:
             self._ending = {shard: worker for shard, worker in self._ending.items() if not worker.join(0.0)}
             for shard, job in wanted.items():
                 if shard not in self._workers and shard not in self._ending:
-                    self._workers[shard] = worker = ShardWorker(job, self._tools)
+                    self._workers[shard] = worker = ShardWorker(job, self.tools)
                     worker.start()
                 elif shard in self._workers:
                     self._workers[shard].set_paused(job.paused)
@@ -145,38 +156,38 @@ class Keeper:
         self._drop(tables)
 
     def _drop(self, tables: list[TableRecord]) -> None:
-        catalog = self._tools.catalog
+        catalog = self.tools.catalog
         for table in droppable(
             tables,
             lambda shard: catalog.owner(shard) is not None or shard in self._ending,
-            lambda shard: (holder := catalog.persister(shard)) is not None and holder.node != self._tools.node,
+            lambda shard: (holder := catalog.persister(shard)) is not None and holder.node != self.tools.node,
         ):
             if self._leads(table):
                 self._drop_one(table)
 
     def _leads(self, table: Table) -> bool:
         """One persister drops a table: the one that holds its first shard."""
-        lease = self._tools.lease()
+        lease = self.tools.lease()
         if lease is None or lease.lost:
             return False
         first = table.shard_ids[0]
-        return self._tools.catalog.persister(first) is not None or take_persister(
-            self._tools.client, first, node=self._tools.node, lease=lease.id
+        return self.tools.catalog.persister(first) is not None or take_persister(
+            self.tools.client, first, node=self.tools.node, lease=lease.id
         )
 
     def _release(self, shard: ShardId) -> None:
-        lease = self._tools.lease()
+        lease = self.tools.lease()
         if lease is None or lease.lost:
             return
         try:
-            release_persister(self._tools.client, shard, lease=lease.id)
+            release_persister(self.tools.client, shard, lease=lease.id)
         except ProxistError as error:
             _log.info("the shard's lease ends with the node's", shard=shard, error=error.message)
 
     def _drop_one(self, table: Table) -> None:
         try:
-            self._tools.sink.drop(table)
-            change_table(self._tools.client, table.tenant, table.name, state="dropped")
+            self.tools.sink.drop(table)
+            change_table(self.tools.client, table.tenant, table.name, state="dropped")
         except NotFound:
             return  # the control plane was faster
         except ProxistError as error:

@@ -99,6 +99,18 @@ class Owner:
             yield replace(batch, links=tuple(head["links"])) if "links" in head else batch
             parts = []
 
+    def log_rows(self, first: Offset, end: Offset) -> Iterator[pa.RecordBatch]:
+        """The rows [first, end) that the owner's log still holds, in order, with `_log` and `_offset`."""
+        asked = {"log": {"shard": self.shard, "from": first, "to": end}}
+        stream = self._flight.stream(asked, timeout_s=STREAM_LIFE_S)
+        try:
+            for chunk in stream:
+                if chunk.batch is not None and chunk.batch.num_rows:
+                    yield chunk.batch
+        finally:
+            with contextlib.suppress(Exception):
+                stream.cancel()
+
     def advance(self, persisted: Offset) -> None:
         """Tell the owner that every row below `persisted` is in ClickHouse; true on return: the owner has logged it."""
         self._stub.AdvancePersisted(pb.AdvancePersistedRequest(shard=self.shard, epoch=self.epoch, persisted=persisted))

@@ -1,14 +1,17 @@
-"""The gRPC PersisterService: status, pause, resume."""
+"""The gRPC PersisterService: status, pause, resume, verify, repair."""
 
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
 from typing import Any
 
 import proxist
 from proxist.auth.identity import caller_of
+from proxist.model.ids import Offset, ShardId
 from proxist.pb import persister_pb2 as pb
 from proxist.pb import persister_pb2_grpc as pb_grpc
+from proxist_persister.inspection import repair, verify
 from proxist_persister.keeper import Keeper
 from proxist_persister.sink import Sink
 from proxist_persister.worker import ShardWorker
@@ -45,6 +48,19 @@ class PersisterServicer(pb_grpc.PersisterServiceServicer):
     def Resume(self, request: pb.ResumeRequest, context: Any) -> pb.ResumeResponse:
         self._keeper.resume(caller_of(context).table(request.table, request.tenant), request.table)
         return pb.ResumeResponse()
+
+    def Verify(self, request: pb.VerifyRequest, context: Any) -> Iterator[pb.VerifyEvent]:
+        tenant = caller_of(context).table(request.table, request.tenant)
+        worker = self._keeper.worker(tenant, request.table, ShardId(request.shard))
+        first = Offset(getattr(request, "from")) if request.HasField("from") else None
+        end = Offset(request.to) if request.HasField("to") else None
+        return verify(self._keeper.tools, worker, first, end)
+
+    def Repair(self, request: pb.RepairRequest, context: Any) -> Iterator[pb.VerifyEvent]:
+        tenant = caller_of(context).table(request.table, request.tenant)
+        worker = self._keeper.worker(tenant, request.table, ShardId(request.shard))
+        worker.check_holds()
+        return repair(self._keeper.tools, worker, execute=request.execute)
 
 
 def _status(worker: ShardWorker) -> pb.ShardStatus:

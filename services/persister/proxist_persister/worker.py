@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import pyarrow as pa
 import structlog
 
-from proxist.errors import NotFound, ProxistError, TransientError
+from proxist.errors import NotFound, ProxistError, TransientError, Unavailable
 from proxist.etcd import Catalog, EtcdClient, KeptLease, NodeRecord, OwnerRecord, WatermarkRecord
 from proxist.etcd.shards import release_persister, take_persister
 from proxist.failpoints import reach
@@ -102,6 +102,16 @@ class ShardWorker:
                 return
             self._paused = paused
         self._wake()
+
+    def check_holds(self) -> None:
+        """Raises Unavailable where another persister may write the shard."""
+        lease = self._lease
+        if lease is None or lease.lost:
+            raise Unavailable(
+                f"This persister does not hold shard {self.shard} of table {self.table.name!r} now. Try again.",
+                retry_after_s=1.0,
+                shard=self.shard,
+            )
 
     def resume(self) -> None:
         """Try again what stopped the shard."""
