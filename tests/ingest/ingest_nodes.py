@@ -64,8 +64,10 @@ class Node:
 class Process:
     """A node in a process of its own; a context manager that kills it."""
 
-    def __init__(self, data_dir: Path, etcd: str, name: str = "ingest-0", **more: Any) -> None:
-        command = [sys.executable, "-m", "proxist_ingest", *flags(data_dir, etcd, name, **more)]
+    def __init__(
+        self, data_dir: Path, etcd: str, name: str = "ingest-0", *, module: str = "proxist_ingest", **more: Any
+    ) -> None:
+        command = [sys.executable, "-m", module, *flags(data_dir, etcd, name, **more)]
         environment = {key: value for key, value in os.environ.items() if not key.startswith("PROXIST_")}
         self.process = subprocess.Popen(
             command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment

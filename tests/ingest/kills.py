@@ -116,8 +116,8 @@ class Sender:
                         break
                     if not more or len(self._pending) >= WINDOW:
                         said = stream.read_ack()
-                        if said is None:
-                            return
+                        if said is None or "error" in said:
+                            return  # the stream ends, and so does what was sent on it
                         self._oracle.ack(self._pending.popleft(), said)
                 stream.done_writing()
                 stream.close()
@@ -161,10 +161,10 @@ class Load:
 class OwnerUnderKills:
     """One node with one table, in a directory of its own; lives come one after the other."""
 
-    def __init__(self, nursery: Nursery, directory: Path, etcd: str, table: Table) -> None:
+    def __init__(self, nursery: Nursery, directory: Path, etcd: str, table: Table, **settings: Any) -> None:
         self._nursery = nursery
         self._directory = directory
-        self._flags = flags(directory, etcd, "ingest-0")
+        self._flags = flags(directory, etcd, "ingest-0", **settings)
         self._table = table
         directory.mkdir(parents=True, exist_ok=True)
 

@@ -32,7 +32,7 @@ PERSISTERS = ("persister.", "etcd.watermarks.")
 OWNERS = ("wal.append.", "wal.segment.", "wal.sync.", "wal.seal.", "wal.rename.", "commit.", "etcd.open.", "etcd.seal.")
 TIMES = {"wal.append.": 4, "wal.sync.": 4, "commit.publish.": 2, "commit.answer.": 2}
 """Points of every group are not killed at the first time, so that there are acked rows before."""
-pytestmark = pytest.mark.timeout(120)
+pytestmark = pytest.mark.timeout(240)
 
 
 def _spec(point: str) -> str:

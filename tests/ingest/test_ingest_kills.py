@@ -106,7 +106,7 @@ def _run(nursery: Nursery, etcd: LocalEtcd, tmp_path: Path, seed: int, kills: in
     assert counts["acked"] > done, "the owners died before they acked anything"
 
 
-@pytest.mark.timeout(120)
+@pytest.mark.timeout(240)
 def test_an_owner_killed_under_load_loses_and_doubles_nothing(
     nursery: Nursery, etcd: LocalEtcd, tmp_path: Path, seed: int
 ) -> None:
