@@ -19,6 +19,8 @@ from proxist.rpc.grpc_client import connect
 HANDSHAKE_S = 1.0
 """How long a call that got no answer is followed up."""
 
+STREAM_S_MAX = 24 * 3600.0
+
 Row = dict[str, Any]
 
 
@@ -36,6 +38,10 @@ class ControlPlane:
     def call(self, method: str, request: Any) -> Any:
         """Raises DeadlineExceeded where nobody listens, or no answer comes, within the time that is left."""
         return self._call(self._stub, method, request)
+
+    def stream(self, method: str, request: Any) -> Iterator[Any]:
+        """The answers of a call that takes as long as it takes, after one that was answered in time."""
+        yield from getattr(self._stub, method)(request, timeout=STREAM_S_MAX)
 
     def call_auth(self, method: str, request: Any) -> Any:
         """The same of the AuthService."""

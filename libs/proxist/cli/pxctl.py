@@ -19,6 +19,7 @@ import typer
 
 from proxist.cli.pxctl_auth import Tenant, auth
 from proxist.cli.pxctl_certs import certs
+from proxist.cli.pxctl_verify import repair, verify
 from proxist.cli.pxctl_wal import wal
 
 if TYPE_CHECKING:
@@ -263,6 +264,10 @@ def top(
     from proxist.cli import pxctl_top
 
     pxctl_top.top(context, tenant, table, once, interval)
+
+
+app.command()(verify)
+app.command()(repair)
 
 
 @diagnostics.command()
