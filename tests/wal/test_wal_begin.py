@@ -94,7 +94,7 @@ def test_damage_below_what_is_needed_stops_nothing(tmp_path: Path) -> None:
     log.close()
     second = Offset(first_of(log.log_dir, 2))
     flip(segment_path(log.log_dir, 1), 300)
-    needed = LogBegin(second, None)
+    needed = LogBegin(Offset(second + 1), None)
     assert recover_log(log.log_dir, begin=needed).end == log.end
     with pytest.raises(LogCorrupt):
         recover_log(log.log_dir)

@@ -123,19 +123,18 @@ class SegmentFile:
 class Walker:
     """A position in a log that goes forward record by record, following the chain of checksums over segments."""
 
-    def __init__(self, log_dir: Path, begin: LogBegin | None = None, *, before: bool = False) -> None:
+    def __init__(self, log_dir: Path, begin: LogBegin | None = None, *, oldest: int = 0) -> None:
         """Stands at the first record of the newest segment with which the log may begin; without `begin` that is
-        segment 0. With `before` it is one that begins below `begin`, where there is one: records without rows at that
-        offset may end the segment before.
+        segment 0. Segments below `oldest` are taken for gone.
 
         Raises MissingSegments where no segment is there that begins low enough, Damage where the one that should has no
         sound header.
         """
         self.log_dir = log_dir
-        segments = list_segments(log_dir)
+        segments = [one for one in list_segments(log_dir) if one[0] >= oldest]
         if not segments:
             raise Damage(str(log_dir), 0, "the log has no segment")
-        number = segments[0][0] if begin is None else _segment_of(segments, begin, before)
+        number = segments[0][0] if begin is None else _segment_of(segments, begin)
         self.segment = number
         self.file = SegmentFile(segment_path(log_dir, number))
         try:
@@ -233,14 +232,15 @@ def to_record(kind: RecordKind, head: RecordHead, raw: pa.Buffer) -> Record:
     )  # fmt: skip
 
 
-def _segment_of(segments: list[tuple[int, Path]], begin: LogBegin, before: bool) -> int:
+def _segment_of(segments: list[tuple[int, Path]], begin: LogBegin) -> int:
     """Number of the newest segment that holds all that is needed from `begin` on, else the oldest. Headers that cannot
     be read, or are of a file's earlier life, are passed over: the walk will meet the damage."""
     for number, path in reversed(segments[1:]):
         header = header_of(path)
         if header is None or _misplaced(header, number, log_of_path(path.parent)):
             continue
-        low_enough = header.first < begin.offset or (header.first == begin.offset and not before)
+        # A record without rows at that very offset may end the segment before: without it the chain is not whole.
+        low_enough = header.first < begin.offset or (header.first == begin.offset and begin.record is not None)
         if low_enough and (begin.record is None or header.first_record <= begin.record):
             return number
     return segments[0][0]

@@ -25,13 +25,13 @@ class LogReader:
     longest record where that is more; the operating system's page cache is the buffer.
     """
 
-    def __init__(self, log_dir: Path | str, from_offset: Offset) -> None:
-        """Opens at the segment that holds `from_offset`. Raises LogCorrupt where the log cannot be opened, or begins
-        above `from_offset`."""
+    def __init__(self, log_dir: Path | str, from_offset: Offset, *, oldest: int = 0) -> None:
+        """Opens at the segment that holds `from_offset`; those with a number below `oldest` are not looked at. Raises
+        LogCorrupt where the log cannot be opened, or begins above `from_offset`."""
         self.log_dir = Path(log_dir)
         self._from = from_offset
         try:
-            self._walker = Walker(self.log_dir, LogBegin(from_offset, None), before=True)
+            self._walker = Walker(self.log_dir, LogBegin(from_offset, None), oldest=oldest)
         except MissingSegments as missing:
             raise corrupt(self.log_dir, missing, from_offset, missing.header.first) from None
         except Damage as damage:

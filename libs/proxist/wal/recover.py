@@ -67,6 +67,8 @@ class RecoveredLog:
     cut: TornTail | None
     lost: tuple[Range, ...] = ()
     """Ranges `[first, end)` of offsets that cannot be read; only where the loss was accepted."""
+    first_segment: int = 0
+    """Number of the segment that begins at `start`."""
     promised: Offset = START
     """Every row below it was promised. `[seal_at, promised)` is what an accepted loss gives up, readable or not."""
 
@@ -88,7 +90,8 @@ class RecoveredLog:
         read. Records of a kind this version may pass over are left out."""
         if not self.mark.records:
             return  # an accepted loss took all of it
-        with LogReader(self.log_dir, self.start if from_offset is None else from_offset) as reader:
+        from_offset = self.start if from_offset is None else from_offset
+        with LogReader(self.log_dir, from_offset, oldest=self.first_segment) as reader:
             yield from reader.read(self.mark)
 
 
@@ -146,7 +149,7 @@ class _Recovery:
     def from_walker(self, walker: Walker, lost_before: tuple[Range, ...] = ()) -> RecoveredLog:
         """Walks to the end, and closes the walker. `lost_before`: accepted already."""
         try:
-            start = walker.offset
+            start, first_segment = walker.offset, walker.segment
             mark, damage = self._walk_to_end(walker)
             if damage is not None and damage.final:
                 raise corrupt(self.log_dir, damage, mark.end, None)
@@ -157,7 +160,7 @@ class _Recovery:
                 if missing and not self._accepted(mark.end, mark.records):
                     raise loss_error(self.log_dir, damage, missing, self.promises)
                 lost += missing
-            return self._found(walker.header, start, mark, cut, lost)
+            return self._found(walker.header, start, mark, cut, lost, first_segment)
         finally:
             walker.close()
 
@@ -243,7 +246,13 @@ class _Recovery:
         return decision is not None and decision.covers(end, records)
 
     def _found(
-        self, header: SegmentHead, start: Offset, mark: LogMark, cut: TornTail | None, lost: tuple[Range, ...]
+        self,
+        header: SegmentHead,
+        start: Offset,
+        mark: LogMark,
+        cut: TornTail | None,
+        lost: tuple[Range, ...],
+        first_segment: int = 0,
     ) -> RecoveredLog:
         return RecoveredLog(
             log_dir=self.log_dir,
@@ -259,6 +268,7 @@ class _Recovery:
             mark=mark,
             cut=cut,
             lost=lost,
+            first_segment=first_segment,
             promised=self.promises.end,
         )
 
