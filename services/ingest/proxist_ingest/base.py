@@ -56,16 +56,26 @@ class Base:
         return self.floor if self.snapshot is None else self.snapshot.manifest.persisted
 
     def check(self, logs: Sequence[RecoveredLog], end: Offset) -> None:
-        """Raises BadSnapshot where the logs that were read end before the snapshot: then it knows what they lost."""
+        """Raises LogCorrupt where the logs that were read end before the snapshot, which was taken of records on disk;
+        BadSnapshot where that is a loss that an operator has accepted."""
         if self.snapshot is None:
             return
+        position, path = self.snapshot.manifest.position, self.snapshot.path
         records = next((one.mark.records for one in logs if one.epoch == self.epoch), 0)
-        if records < self.records or end < self.floor:
-            raise BadSnapshot(
-                self.snapshot.path,
-                f"it is of {self.records} records of log {self.epoch} and offsets up to {self.floor}, but the log has "
-                f"{records} and the shard ends at {end}",
-            )
+        if records >= self.records and end >= max(self.floor, position.end):
+            return
+        if any(one.lost for one in logs):
+            raise BadSnapshot(path, "it knows of rows whose loss was accepted")
+        raise LogCorrupt(
+            f"Snapshot {path} is of {self.records} records of log {self.epoch} and rows up to {position.end}, which were on "
+            f"disk; the log has {records} records, and the shard ends at {end}. Bring back the files of the log; or, to go "
+            "on without those rows, remove the snapshot. Nothing was changed.",
+            cause="the log ends before a snapshot of it",
+            shard=self.shard,
+            path=str(path),
+            lost_first=int(end),
+            lost_end=int(max(self.floor, position.end)),
+        )
 
     def hot_set(self, table: Table, epoch: Epoch, hot_bytes: int) -> HotSet:
         """A hot set of `epoch` that has nothing but what the base knows. Raises BadSnapshot, Overloaded."""

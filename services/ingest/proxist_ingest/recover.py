@@ -32,6 +32,7 @@ from proxist.wal import (
     segments,
     shard_directory,
 )
+from proxist.wal.chain import UNFINISHED_SUFFIX
 from proxist_ingest.base import Base, bases, usable_logs
 from proxist_ingest.bounds import Bounds
 from proxist_ingest.carried import Carried
@@ -214,7 +215,11 @@ def _remove_unopened(directory: Path, record: ShardRecord) -> None:
                 lost_first=int(found.start),
                 lost_end=int(found.end),
             )
-        shutil.rmtree(path)
+        # First its name: half of a log under its name would be damage. The next creation removes what is left.
+        unfinished = path.with_name(path.name + UNFINISHED_SUFFIX)
+        shutil.rmtree(unfinished, ignore_errors=True)
+        path.rename(unfinished)
+        shutil.rmtree(unfinished)
 
 
 def _check_dispensable(record: ShardRecord, entry: LogRecord) -> None:
