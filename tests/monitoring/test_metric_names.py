@@ -19,7 +19,7 @@ UNITS = (
     "seconds", "bytes", "rows", "batches", "offset", "shards", "ratio", "info",
     # what is counted, where the thing itself is the unit
     "blocks", "keys", "segments", "acks", "repeats", "retries", "inserts", "failures", "statements", "queries", "answers",
-    "gains", "losses", "resyncs", "evictions", "attaches", "running", "tables", "nodes",
+    "gains", "losses", "resyncs", "evictions", "attaches", "running", "tables", "nodes", "snapshots",
 )  # fmt: skip
 STATES = {"proxist_insecure", "proxist_lease_held", "proxist_etcd_synced"}
 LABELS = {

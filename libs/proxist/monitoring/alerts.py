@@ -119,6 +119,15 @@ ALERTS = (
         "alone. They are read from there, slowly, and take disk until ClickHouse catches up.",
     ),
     Alert(
+        "ProxistSnapshotFailing",
+        "max by (tenant, table, shard) (increase(proxist_ingest_snapshot_failures_total[5m])) > 0",
+        "10m",
+        "warning",
+        "A shard takes no snapshot",
+        "Snapshots of shard {{ $labels.shard }} of table {{ $labels.table }} fail: its log is not shortened, and its next "
+        "start reads more of it.",
+    ),
+    Alert(
         "ProxistPersistStopped",
         'max by (tenant, table, shard) (proxist_persister_shard_state{state="STOPPED"}) == 1',
         "0m",

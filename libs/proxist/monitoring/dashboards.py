@@ -100,6 +100,8 @@ INGEST: Rows = (
             Panel("Log on disk", "bytes", ((_by("proxist_ingest_wal_bytes", "instance"), "{{instance}}"),), "Segments of all shards, preallocated."),
             Panel("Depth", "short", ((_by("proxist_ingest_unpersisted_rows", "table"), "{{table}}"),), "Rows that ClickHouse has not confirmed."),
             Panel("Acks that wait", "short", ((_by("proxist_ingest_waiting_acks", "table"), "{{table}}"),), "For a higher level."),
+            Panel("Log since the newest snapshot", "bytes", ((_by("proxist_ingest_snapshot_log_bytes", "table", "max"), "{{table}}"), (_by("proxist_ingest_snapshot_bytes", "table", "max"), "{{table}} snapshot")), "What a start reads at most beside rows in memory; and the snapshot's size. The largest shard of each table."),
+            Panel("Snapshots", "short", (("sum by (table) (increase(proxist_ingest_snapshots_total[15m]))", "{{table}}"), ("sum by (table) (increase(proxist_ingest_snapshot_failures_total[15m]))", "{{table}} failed"), (_by("proxist_ingest_snapshot_seconds", "table", "max"), "{{table}} seconds"), (_by("proxist_ingest_snapshot_age_seconds", "table", "max"), "{{table}} age, s")), "Taken and failed in 15 minutes; how long the newest one took, and its age."),
             Panel("Disk free", "percentunit", (("proxist:ingest_disk_free:ratio", "{{instance}}"),), "Of the volume of data_dir."),
         ),
     ),

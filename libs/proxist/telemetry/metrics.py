@@ -20,25 +20,8 @@ LATENCY_S = (
 )  # fmt: skip
 """From a null round trip on one host (50 µs) to a stuck disk; an ack and a hot read lie where the buckets are narrow."""
 QUERY_S = (
-    0.00005,
-    0.0001,
-    0.00025,
-    0.0005,
-    0.001,
-    0.0025,
-    0.005,
-    0.01,
-    0.025,
-    0.05,
-    0.1,
-    0.25,
-    0.5,
-    1.0,
-    2.5,
-    10.0,
-    60.0,
-    300.0,
-)
+    0.00005, 0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 10.0, 60.0, 300.0,
+)  # fmt: skip
 """Up to `query_s_max`'s default and beyond."""
 STORE_S = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0)
 """Calls to etcd and ClickHouse; 5 is a bound because an alert asks for it."""
@@ -193,6 +176,23 @@ INGEST_WAL_BYTES = _gauge(
     roles=_I,
 )
 INGEST_WAL_SEGMENTS = _gauge("proxist_ingest_wal_segments", "Segment files of the shard's logs.", *SHARD, roles=_I)
+INGEST_SNAPSHOTS = _counter(
+    "proxist_ingest_snapshots", "Snapshots that were taken, read back and found good.", *SHARD, roles=_I
+)
+INGEST_SNAPSHOT_FAILURES = _counter(
+    "proxist_ingest_snapshot_failures", "Snapshots that could not be taken; they are tried again.", *SHARD, roles=_I
+)
+INGEST_SNAPSHOT_SECONDS = _gauge(
+    "proxist_ingest_snapshot_seconds", "How long the newest snapshot took to write and read back.", *SHARD, roles=_I
+)
+INGEST_SNAPSHOT_AGE = _gauge("proxist_ingest_snapshot_age_seconds", "Age of the newest snapshot.", *SHARD, roles=_I)
+INGEST_SNAPSHOT_BYTES = _gauge("proxist_ingest_snapshot_bytes", "Size of the newest snapshot.", *SHARD, roles=_I)
+INGEST_SNAPSHOT_LOG = _gauge(
+    "proxist_ingest_snapshot_log_bytes",
+    "Log written since the newest snapshot; it is taken by these.",
+    *SHARD,
+    roles=_I,
+)
 INGEST_WAL_UNSYNCED = _gauge(
     "proxist_ingest_wal_unsynced_rows",
     "Rows written to the log's file that are not flushed to disk yet; 0 between groups at level disk.",
@@ -234,7 +234,9 @@ INGEST_DISK_SIZE = _gauge("proxist_ingest_disk_size_bytes", "Size of the volume 
 # ---- ingest: the hot set -------------------------------------------------------------------------------------------
 
 HOT_ROWS = _gauge("proxist_hot_rows", "Rows in memory (end - floor); boundary rows are not counted.", *SHARD, roles=_I)
-WARM_ROWS = _gauge("proxist_warm_rows", "Rows in the log alone: out of memory, not yet in ClickHouse.", *SHARD, roles=_I)
+WARM_ROWS = _gauge(
+    "proxist_warm_rows", "Rows in the log alone: out of memory, not yet in ClickHouse.", *SHARD, roles=_I
+)
 WARM_BYTES = _gauge("proxist_warm_bytes", "Bytes of the log segments that hold warm rows.", *SHARD, roles=_I)
 HOT_BYTES = _gauge("proxist_hot_bytes", "Bytes of blocks and payloads in use in the shard's hot set.", *SHARD, roles=_I)
 HOT_LIMIT = _gauge(

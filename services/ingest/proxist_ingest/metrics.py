@@ -15,6 +15,7 @@ from proxist.wal.chain import list_logs, list_segments
 from proxist_ingest.counts import Refusals
 from proxist_ingest.inbox import QUEUE_BYTES_MAX
 from proxist_ingest.shard import Shard
+from proxist_ingest.snapshotting import Snapshots
 
 
 def disk(data_dir: Path) -> Source:
@@ -38,6 +39,8 @@ def shards(open_shards: Callable[[], list[Shard]]) -> Source:
             labels = (shard.table.tenant, shard.table.name, str(shard.id))
             _add_counts(scrape, shard, labels)
             _add_log(scrape, shard, labels)
+            if shard.snapshots is not None:
+                _add_snapshots(scrape, shard.snapshots, labels)
             _add_hot(scrape, shard, labels)
             for level, seconds in shard.counts.ack_seconds.items():
                 sums.include(m.INGEST_ACK_SECONDS, seconds, *labels[:2], level)
@@ -110,6 +113,17 @@ def _add_log(scrape: Scrape, shard: Shard, labels: tuple[str, ...]) -> None:
     scrape.add(m.WARM_BYTES, shard.tail.bytes_from(marks.persisted, marks.floor) if warm else 0, *labels)
     scrape.add(m.HOT_KEYS, marks.key_count, *labels)
     scrape.add(m.HOT_EVICTED_ROWS, marks.floor - marks.start, *labels)
+
+
+def _add_snapshots(scrape: Scrape, snapshots: Snapshots, labels: tuple[str, ...]) -> None:
+    counts, newest = snapshots.counts, snapshots.newest
+    scrape.add(m.INGEST_SNAPSHOTS, counts.taken, *labels)
+    scrape.add(m.INGEST_SNAPSHOT_FAILURES, counts.failures, *labels)
+    scrape.add(m.INGEST_SNAPSHOT_SECONDS, counts.seconds, *labels)
+    scrape.add(m.INGEST_SNAPSHOT_LOG, snapshots.log_bytes(), *labels)
+    if newest is not None:
+        scrape.add(m.INGEST_SNAPSHOT_AGE, (time.time_ns() - newest.manifest.created_ns) / 1e9, *labels)
+        scrape.add(m.INGEST_SNAPSHOT_BYTES, newest.bytes, *labels)
 
 
 def _add_hot(scrape: Scrape, shard: Shard, labels: tuple[str, ...]) -> None:

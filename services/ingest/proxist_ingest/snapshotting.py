@@ -110,7 +110,7 @@ class Snapshots:
 
     def due(self, now_ns: int) -> bool:
         """Whether so much log was written since the last one that the next should be taken. For any thread."""
-        return now_ns >= self._not_before_ns and self._log_bytes() >= self._rule.every_bytes
+        return now_ns >= self._not_before_ns and self.log_bytes() >= self._rule.every_bytes
 
     def take(self) -> Snapshot | None:
         """Take one now, then give up what it makes dispensable. None, logged and counted, where that failed: acks and
@@ -148,7 +148,8 @@ class Snapshots:
         with self._lock:
             self._closed = True
 
-    def _log_bytes(self) -> int:
+    def log_bytes(self) -> int:
+        """Log that was written since the newest one."""
         mark, since = self._of.log_writer.mark, self._taken_at
         if since is None:
             return self._behind_bytes + mark.segment * SEGMENT_BYTES + mark.position
@@ -177,6 +178,7 @@ class Snapshots:
             floor=hot.floor,
             persisted=hot.persisted,
             t_persisted=hot.t_persisted,
+            persisted_time_max=hot.persisted_time_max,
             evicted_time_max=hot.evicted_time_max,
             position=Position(self._of.epoch, carry.mark.records, carry.mark.segment, carry.mark.end),
             cuts=carry.cuts,
