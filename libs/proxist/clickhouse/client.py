@@ -7,7 +7,7 @@ import math
 import threading
 import time
 import uuid
-from collections.abc import Collection, Mapping
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 from urllib.parse import unquote, urlsplit
 
@@ -219,17 +219,20 @@ class ClickHouse:
         shard: ShardId,
         first: Offset,
         end: Offset,
-        partitions: Collection[str] = (),
+        times_ns: tuple[int, int] | None = None,
         timeout_s: float | None = None,
     ) -> pa.Table:
         """Every stored row of a shard with offset in [first, end), as `content` compares them, by (offset, log).
 
-        A row that is stored twice comes twice. Only in `partitions`, where some are named: the others are not opened.
+        A row that is stored twice comes twice. `times_ns`: only rows from the one to the other, both closed, so that
+        partitions of other days are not opened.
         """
         schema = compared_schema(table.spec)
         columns = ", ".join(ddl.quote(name) for name in schema.names)
         low, high = ddl.log_range(shard)
-        within = " AND _partition_id IN (" + ", ".join(f"'{name}'" for name in partitions) + ")" if partitions else ""
+        time = ddl.quote(table.spec.time)
+        bounds = zip((">=", "<="), times_ns or (), strict=False)
+        within = "".join(f" AND {time} {sign} fromUnixTimestamp64Nano({at}, 'UTC')" for sign, at in bounds)
         rows = self._rows(
             f"SELECT {columns} FROM {ddl.table_name(table)} "
             f"WHERE _log >= {low} AND _log <= {high} AND _offset >= {first} AND _offset < {end}{within}",

@@ -17,7 +17,7 @@ import xxhash
 
 from proxist.clickhouse import INSERT_ROWS_MAX, partition_of, sort_columns
 from proxist.errors import InternalError
-from proxist.model.ids import LogId, Offset, ShardId, shard_of_log
+from proxist.model.ids import TIME_MAX, TIME_MIN, LogId, Offset, ShardId, shard_of_log
 from proxist.model.table import TableSpec
 
 DAY_NS = 86_400 * 10**9
@@ -112,6 +112,12 @@ def inserts(spec: TableSpec, batch: Batch) -> list[Insert]:
         token = f"{batch.log}:{batch.first}-{batch.end}:{partition}"
         out.extend(_in_blocks(partition, token, _sorted(spec, rows)))
     return out
+
+
+def whole_days(times: pa.ChunkedArray) -> tuple[int, int]:
+    """The first and the last nanosecond of the days, so of the partitions, that the times are in."""
+    low, high = (int(bound.value) for bound in pc.min_max(times).values())
+    return max(low // DAY_NS * DAY_NS, TIME_MIN), min(high // DAY_NS * DAY_NS + DAY_NS - 1, TIME_MAX)
 
 
 def missing_part(insert: Insert, missing: npt.NDArray[np.bool_], unkept: int = 0) -> Insert | None:

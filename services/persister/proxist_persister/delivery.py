@@ -13,12 +13,9 @@ from proxist.errors import OperatorError, Unavailable
 from proxist.failpoints import reach
 from proxist.model.ids import ShardId
 from proxist.model.table import Table
-from proxist_persister.batches import Batch, Insert, inserts, missing_part
+from proxist_persister.batches import Batch, Insert, inserts, missing_part, whole_days
 from proxist_persister.coverage import Offsets, Stored
 from proxist_persister.sink import Sink
-
-PARTITIONS_NAMED_MAX = 100
-"""A backfill over more days is read back without naming them: the statement would be longer than it is worth."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,14 +56,8 @@ class Delivery:
     def read_back(self) -> Stored:
         """What ClickHouse has of the batch now. Raises OperatorError where a row of it is not what was sent."""
         reach("persister.verify.before")
-        partitions = sorted({part.partition for part in self._parts})
-        rows = self._sink.read_batch(
-            self._table,
-            self._shard,
-            self.batch.first,
-            self.batch.end,
-            partitions if len(partitions) <= PARTITIONS_NAMED_MAX else [],
-        )
+        times_ns = whole_days(self.batch.rows[self._table.spec.time])
+        rows = self._sink.read_batch(self._table, self._shard, self.batch.first, self.batch.end, times_ns)
         reach("persister.verify.after")
         if found := difference(self.batch, self._sent, rows):
             self._sink.mismatched("differs")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Collection, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 
 import pyarrow as pa
@@ -74,12 +74,12 @@ class Sink:
             return Stored(self._clickhouse.offsets_present(table, shard, at_or_above, below))
 
     def read_batch(
-        self, table: Table, shard: ShardId, first: Offset, end: Offset, partitions: Collection[str]
+        self, table: Table, shard: ShardId, first: Offset, end: Offset, times_ns: tuple[int, int]
     ) -> pa.Table:
-        """All stored rows of the shard in [first, end), as `ClickHouse.rows_present`: one statement."""
+        """The stored rows of the shard in [first, end) and between the times, as `ClickHouse.rows_present`."""
         began = time.perf_counter()
         with self._watched(), tracing.span("persist.verify") as span:
-            rows = self._clickhouse.rows_present(table, shard, first, end, partitions)
+            rows = self._clickhouse.rows_present(table, shard, first, end, times_ns)
             span.set("db.response.returned_rows", rows.num_rows)
         self.verify_seconds.observe(time.perf_counter() - began)
         return rows
