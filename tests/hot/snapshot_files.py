@@ -26,6 +26,7 @@ def manifest(floor: int = 10, records: int = 3, **more: object) -> Manifest:
         "floor": Offset(floor),
         "persisted": Offset(floor + 1),
         "t_persisted": TimeNs(5),
+        "persisted_time_max": TimeNs(6),
         "evicted_time_max": None,
         "position": Position(Epoch(2), records, 0, Offset(floor + 5)),
         "cuts": Cuts(Offset(0), (Offset(4), Offset(9)), (Epoch(1), Epoch(2))),

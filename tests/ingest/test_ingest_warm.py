@@ -13,6 +13,7 @@ import pyarrow as pa
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from ingest_rows import DAY_NS
 from ingest_rows import rows as trades
 from ingest_rows import table as trades_table
 from ingest_shards import Owner
@@ -21,6 +22,7 @@ from naive_tiers import Tiers, make_table
 
 from proxist.errors import InvalidArgument, LogCorrupt, Overloaded, Unavailable
 from proxist.hot.ops import HotAsof, HotBars, HotLastBy, HotOp, HotPart, HotScan, Probes
+from proxist.hot.writer import HotSet
 from proxist.model.ids import Epoch, Offset, ShardId, TimeNs
 from proxist.model.query import Agg, parse_query
 from proxist.model.table import Table
@@ -306,3 +308,23 @@ def test_chunks_that_cannot_matter_are_not_looked_at() -> None:
         WarmAnswer(spec, HotAsof(), None)
     assert WarmAnswer(spec, HotAsof(), probes).wants(0, 7)
     assert not WarmAnswer(spec, HotAsof(), probes).wants(8, 9)
+
+
+def test_after_a_start_from_a_snapshot_the_log_still_decides_what_is_later_than_history(tmp_path: Path) -> None:
+    owner = small_owner(tmp_path)
+    with owner:
+        fill(owner, 4_096)
+        owner.shard.hot.set_persisted(Offset(4_096))
+        for first in range(4_096, ROWS, 4_096):
+            owner.write(trades(4_096, first=first))
+        hot, spec = owner.shard.hot, owner.table.spec
+        floor, last_in_history = hot.marks().floor, DAY_NS + 4_095 * 1000
+        assert floor > 4_096
+        with HotSet.create(spec, owner.shard.id, Epoch(2), Offset(0), restored=hot.carried()) as restored:
+            assert hot.spans.below_max(4_096) == restored.spans.below_max(4_096) == last_in_history
+            covered = restored.spans.within(4_096, floor)
+            assert (covered[0].first, covered[-1].end) == (4_096, floor)
+            assert covered[0].min_time <= last_in_history + 1000
+            assert covered[-1].max_time == DAY_NS + (floor - 1) * 1000
+            restored.set_persisted(floor)
+            assert restored.spans.below_max(floor) == DAY_NS + (floor - 1) * 1000

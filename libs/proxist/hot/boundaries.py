@@ -17,6 +17,7 @@ from proxist.hot import words as w
 from proxist.hot.arena import Views
 from proxist.hot.dictionary import Dictionary
 from proxist.hot.layout import Layout
+from proxist.hot.ledger import TimeSpans
 from proxist.hot.outgoing import GatherPlan, output_names
 from proxist.hot.pins import Pins
 from proxist.model.ids import Offset, TimeNs
@@ -40,6 +41,8 @@ class HotCarried:
     persisted: Offset
     """May be below `floor`, where rows between the two are in log files only."""
     t_persisted: TimeNs | None
+    persisted_time_max: TimeNs | None
+    """No row below `persisted` has a later time; None where there is no such row."""
     boundary: tuple[pa.RecordBatch, ...]
     """One row for each key that has rows below `floor`: the last of them in Order. The table's columns and `_offset`."""
 
@@ -55,7 +58,7 @@ class HotCarried:
         return np.asarray(rows.column(1).cast(pa.int64()))
 
 
-def capture(layout: Layout, views: Views, pins: Pins) -> HotCarried:
+def capture(layout: Layout, views: Views, pins: Pins, spans: TimeSpans) -> HotCarried:
     """The carried state as of one instant; for any thread, beside a writer that goes on.
 
     Raises Unavailable where the memory is not what its header says.
@@ -71,13 +74,15 @@ def capture(layout: Layout, views: Views, pins: Pins) -> HotCarried:
         if len(copies.changed()):
             raise Unavailable("The boundary rows of a hot set changed while its floor was held.", reason="format")
         mem = views.mem
-        t_persisted = int(mem[w.H_T_PERSISTED])
+        t_persisted, persisted = int(mem[w.H_T_PERSISTED]), Offset(int(mem[w.H_PERSISTED]))
+        below_max = spans.below_max(persisted)
         return HotCarried(
             start=Offset(int(mem[w.H_START])),
             complete=bool(mem[w.H_COMPLETE]),
             floor=Offset(int(mem[w.H_FLOOR])),
-            persisted=Offset(int(mem[w.H_PERSISTED])),
+            persisted=persisted,
             t_persisted=None if t_persisted == w.INT64_MIN else TimeNs(t_persisted),
+            persisted_time_max=None if below_max is None else TimeNs(below_max),
             boundary=copies.rows(),
         )
 

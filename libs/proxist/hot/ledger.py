@@ -116,10 +116,11 @@ class TimeSpans:
                 pairs = zip(spans[::2], spans[1::2], strict=True)
                 self._spans = deque([*(_joined(one, other) for one, other in pairs), *odd])
 
-    def restore(self, persisted: int, min_time: int, max_time: int) -> None:
-        """Rows below the start exist, none later than `max_time`; those from `persisted` on not before `min_time`."""
+    def restore(self, persisted: int, min_time: int, max_time: int, below_max: int | None) -> None:
+        """Rows below the start exist, none later than `max_time`; those from `persisted` on not before `min_time`, those
+        below it not after `below_max` (None: there are none)."""
         with self._lock:
-            self._below_max = max_time
+            self._below_max = INT64_MIN if below_max is None else below_max
             if persisted < self._end:
                 self._spans.append(Span(persisted, self._end, min_time, max_time))
 

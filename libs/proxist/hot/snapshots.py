@@ -75,6 +75,8 @@ class Manifest:
     persisted: Offset
     """Below `floor` where rows between the two are in log files only. The log's own marks may be newer."""
     t_persisted: TimeNs | None
+    persisted_time_max: TimeNs | None
+    """No row below `persisted` has a later time; None where there is no such row."""
     evicted_time_max: TimeNs | None
     position: Position
     cuts: Cuts
@@ -127,6 +129,7 @@ class Snapshot:
             floor=told.floor,
             persisted=told.persisted,
             t_persisted=told.t_persisted,
+            persisted_time_max=told.persisted_time_max,
             boundary=tuple(self.batches(BOUNDARY)),
         )
 

@@ -109,7 +109,7 @@ class HotSet:
 
     def carried(self) -> HotCarried:
         """What must be kept so that `create` can go on from the present floor. For any thread, while the writer goes on."""
-        return capture(self._layout, self._arena.views.readonly(), self._pins)
+        return capture(self._layout, self._arena.views.readonly(), self._pins, self.spans)
 
     def _restore(self, carried: HotCarried) -> None:
         mem, latest = self._mem, carried.evicted_time_max
@@ -123,7 +123,8 @@ class HotSet:
         warm, known = carried.persisted < carried.floor, carried.t_persisted
         self._unpersisted.restore(carried.floor, latest, known if warm else None)
         if carried.complete:
-            self.spans.restore(carried.persisted, w.INT64_MIN if known is None else known + 1, latest)
+            below = carried.persisted_time_max
+            self.spans.restore(carried.persisted, w.INT64_MIN if known is None else known + 1, latest, below)
         mem[w.H_T_PERSISTED] = self._unpersisted.time_persisted()
 
     def _restore_rows(self, rows: pa.RecordBatch) -> None:
