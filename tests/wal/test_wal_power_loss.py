@@ -33,7 +33,7 @@ from proxist.wal import (
 from proxist.wal._walk import header_of
 
 SEGMENT = 1600
-SHORT = 300
+SHORT = 200
 LONG = int(os.environ.get("PROXIST_CRASH_IMAGES", "10000"))
 
 

@@ -105,7 +105,7 @@ def watermark_row(mark: pb.Watermark, *, lag: bool = False) -> Row:
 
 def shard_row(shard: pb.Shard) -> Row:
     row = {name: getattr(shard, name) for name in ("table", "shard", "slot", "node", "epoch", "state")}
-    return {**_tenant(shard.tenant), **row}
+    return {**_tenant(shard.tenant), **row, **({"error": shard.error} if shard.error else {})}
 
 
 def table_row(table: pb.Table) -> Row:

@@ -16,7 +16,7 @@ from proxist.client.put_stream import PutStream, StreamEnded, Tag
 from proxist.client.topology import TableMap
 from proxist.client.tracing import write_span
 from proxist.client.wire import Wire
-from proxist.errors import DeadlineExceeded, NotFound, ProxistError, TransientError, Unavailable
+from proxist.errors import DeadlineExceeded, NotFound, ProxistError, TransientError
 from proxist.telemetry.tracing import OFF, TRACEPARENT
 
 WINDOW_BYTES_MAX = 64 << 20
@@ -166,11 +166,7 @@ class Delivery:
         uri = self._map.owners[slot]
         spec = self._map.spec
         if uri is None:
-            shard = self._map.table.shard_ids[slot]
-            raise Unavailable(
-                f"Shard {shard} of table {spec.name!r} has no owner now. Wait for its node, or look at `pxctl shards`.",
-                shard=int(shard),
-            )
+            raise self._map.no_owner(slot)
         stream = self._streams.get(uri)
         if stream is None:
             stream = PutStream(self._owners.wire(uri), spec.name, self._map.spec.schema, self._acked, self._ended)

@@ -6,7 +6,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from proxist.errors import NotFound
+from proxist.errors import NotFound, ProxistError, Unavailable
+from proxist.errors import from_json as error_from_json
 from proxist.model.table import Table, TableSpec, table_from_json
 
 
@@ -16,6 +17,18 @@ class TableMap:
 
     table: Table
     owners: tuple[str | None, ...]
+    refused: Mapping[int, Mapping[str, Any]] = field(default_factory=dict)
+    """By slot: why nobody can own it before an operator acts, as an error's wire form."""
+
+    def no_owner(self, slot: int) -> ProxistError:
+        """What to raise where `owners` of a slot is None."""
+        if slot in self.refused:
+            return error_from_json(dict(self.refused[slot]))
+        shard = self.table.shard_ids[slot]
+        return Unavailable(
+            f"Shard {shard} of table {self.spec.name!r} has no owner now. Wait for its node, or look at `pxctl shards`.",
+            shard=int(shard),
+        )
 
     @property
     def spec(self) -> TableSpec:
@@ -91,4 +104,5 @@ def _endpoints(nodes: Mapping[str, Mapping[str, Any]], role: str) -> tuple[str, 
 def _table_map(entry: Mapping[str, Any], flight: Mapping[str, str | None]) -> TableMap:
     table = table_from_json(entry["table"])
     by_slot = {shard["slot"]: flight.get(shard.get("node") or "") for shard in entry["shards"]}
-    return TableMap(table, tuple(by_slot.get(slot) for slot in range(len(table.shard_ids))))
+    refused = {shard["slot"]: shard["refused"] for shard in entry["shards"] if shard.get("refused")}
+    return TableMap(table, tuple(by_slot.get(slot) for slot in range(len(table.shard_ids))), refused)

@@ -6,7 +6,8 @@ import json
 from collections.abc import Callable
 from typing import Any, Protocol, TypeVar
 
-from proxist.errors import NotFound
+from proxist.errors import NotFound, ProxistError
+from proxist.errors import from_json as error_from_json
 from proxist.etcd import layout
 from proxist.etcd.client import EtcdClient
 from proxist.etcd.mirror import Mirror, View
@@ -72,6 +73,13 @@ class Catalog:
     def owner(self, shard: ShardId) -> OwnerRecord | None:
         """Who accepts the shard's rows now; None where nobody does."""
         return self._one(layout.owner_key(shard), OwnerRecord)
+
+    def refusal(self, shard: ShardId) -> ProxistError | None:
+        """Why the node where a shard is placed cannot open it before an operator acts; None where that is not so."""
+        record = self._one(layout.shard_key(shard), ShardRecord)
+        node = None if record is None else self.node(record.node)
+        wire = None if node is None else node.refused.get(str(shard))
+        return None if wire is None else error_from_json(wire)
 
     def watermark(self, shard: ShardId) -> WatermarkRecord | None:
         return self._one(layout.watermark_key(shard), WatermarkRecord)

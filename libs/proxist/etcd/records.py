@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from dataclasses import asdict, dataclass, replace
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 from proxist.model.ids import Epoch, Offset, ShardId, TableId
@@ -42,6 +43,8 @@ class NodeRecord:
     host_id: str = ""
     state: str = "ready"
     insecure: bool = False
+    refused: Mapping[str, Any] = field(default_factory=dict, hash=False)
+    """Shards that are placed here and cannot be opened before an operator acts: by id, the error in its wire form."""
 
     def to_json(self) -> dict[str, Any]:
         return asdict(self)

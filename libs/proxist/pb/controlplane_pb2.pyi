@@ -164,7 +164,7 @@ class ListShardsRequest(_message.Message):
     def __init__(self, table: _Optional[str] = ..., tenant: _Optional[str] = ...) -> None: ...
 
 class Shard(_message.Message):
-    __slots__ = ("table", "shard", "slot", "node", "epoch", "state", "tenant")
+    __slots__ = ("table", "shard", "slot", "node", "epoch", "state", "tenant", "error")
     TABLE_FIELD_NUMBER: _ClassVar[int]
     SHARD_FIELD_NUMBER: _ClassVar[int]
     SLOT_FIELD_NUMBER: _ClassVar[int]
@@ -172,6 +172,7 @@ class Shard(_message.Message):
     EPOCH_FIELD_NUMBER: _ClassVar[int]
     STATE_FIELD_NUMBER: _ClassVar[int]
     TENANT_FIELD_NUMBER: _ClassVar[int]
+    ERROR_FIELD_NUMBER: _ClassVar[int]
     table: str
     shard: int
     slot: int
@@ -179,7 +180,8 @@ class Shard(_message.Message):
     epoch: int
     state: str
     tenant: str
-    def __init__(self, table: _Optional[str] = ..., shard: _Optional[int] = ..., slot: _Optional[int] = ..., node: _Optional[str] = ..., epoch: _Optional[int] = ..., state: _Optional[str] = ..., tenant: _Optional[str] = ...) -> None: ...
+    error: str
+    def __init__(self, table: _Optional[str] = ..., shard: _Optional[int] = ..., slot: _Optional[int] = ..., node: _Optional[str] = ..., epoch: _Optional[int] = ..., state: _Optional[str] = ..., tenant: _Optional[str] = ..., error: _Optional[str] = ...) -> None: ...
 
 class ListShardsResponse(_message.Message):
     __slots__ = ("shards",)

@@ -32,7 +32,7 @@ DESCRIPTIONS = {
 }
 
 
-_PRIVATE = ("attach", "flight_unix", "pid", "host_id")
+_PRIVATE = ("attach", "flight_unix", "pid", "host_id", "refused")
 
 
 class ClusterActions:
@@ -101,7 +101,8 @@ class ClusterActions:
 
 def topology(catalog: Catalog, node: str, caller: Caller, asked_tenant: str = "") -> dict[str, Any]:
     """`{"node", "nodes": [{"name", "role", "flight", …}], "tables": [{"table", "state", "shards": [{"slot", "shard",
-    "node", "epoch", "logs"}]}]}`; `node` of a shard is null while nobody owns it, `node` at the top is who answers."""
+    "node", "epoch", "logs"}]}]}`; `node` of a shard is null while nobody owns it (`refused` is there, an error in its wire
+    form, while it cannot be opened before an operator acts), `node` at the top is who answers."""
     tables = []
     for record in catalog.tables(caller.tenant(asked_tenant)):
         if not caller.sees(record.table.tenant, record.table.name):
@@ -110,7 +111,10 @@ def topology(catalog: Catalog, node: str, caller: Caller, asked_tenant: str = ""
         for slot, shard in enumerate(record.table.shard_ids):
             owner = catalog.owner(shard)
             logs = [log.to_json() for log in catalog.shard(shard).logs]
-            place = {"node": owner and owner.node, "epoch": owner.epoch if owner else None, "logs": logs}
+            place: dict[str, Any] = {"node": owner and owner.node, "epoch": owner.epoch if owner else None, "logs": logs}
+            refusal = None if owner is not None else catalog.refusal(shard)
+            if refusal is not None:
+                place["refused"] = refusal.to_json()
             shards.append({"slot": slot, "shard": shard, **place})
         tables.append({"table": record.table.to_json(), "state": record.state, "shards": shards})
     nodes = [one.to_json() for one in catalog.nodes()]

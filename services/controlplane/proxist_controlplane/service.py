@@ -96,7 +96,7 @@ class ControlPlane:
         reconciler = Reconciler(cluster, catalog, replace_after_s=config.replace_after_s)
         reconciler.start()
         self._undo.callback(reconciler.stop)
-        endpoints = config.advertised({"grpc": grpc_door.address, "http": http_door.url})
+        endpoints: dict[str, Any] = config.advertised({"grpc": grpc_door.address, "http": http_door.url})
         record = NodeRecord(
             config.name, "controlplane", os.getpid(), host_id=this_host_id(), insecure=config.insecure, **endpoints
         )

@@ -69,7 +69,9 @@ class ControlPlaneServicer(controlplane_pb2_grpc.ControlPlaneServiceServicer):
         catalog = self._do.cluster.catalog
         tables = {(t.table.tenant, t.table.name) for t in self._seen(context, request.table, request.tenant)}
         shards = [s for s in catalog.shards() if (s.tenant, s.table) in tables]
-        return pb.ListShardsResponse(shards=[shard_to_wire(s, catalog.owner(s.shard)) for s in shards])
+        return pb.ListShardsResponse(
+            shards=[shard_to_wire(s, catalog.owner(s.shard), catalog.refusal(s.shard)) for s in shards]
+        )
 
     def Watermarks(self, request: pb.WatermarksRequest, context: Any) -> pb.WatermarksResponse:
         deadline = Deadline.of_call(context, self._config.flush_timeout_s)

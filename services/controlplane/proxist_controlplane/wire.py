@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from proxist.errors import ProxistError
 from proxist.etcd import OwnerRecord, ShardRecord, TableRecord
 from proxist.model.table import TableSpec, parse_spec
 from proxist.pb import controlplane_pb2 as pb
@@ -39,8 +40,8 @@ def table_to_wire(record: TableRecord) -> pb.Table:
     )
 
 
-def shard_to_wire(record: ShardRecord, owner: OwnerRecord | None) -> pb.Shard:
-    """ "owned" iff somebody accepts the shard's rows now."""
+def shard_to_wire(record: ShardRecord, owner: OwnerRecord | None, refusal: ProxistError | None = None) -> pb.Shard:
+    """ "owned" iff somebody accepts the shard's rows now; `refusal`: why nobody can."""
     return pb.Shard(
         table=record.table,
         tenant=record.tenant,
@@ -48,7 +49,8 @@ def shard_to_wire(record: ShardRecord, owner: OwnerRecord | None) -> pb.Shard:
         slot=record.slot,
         node=owner.node if owner else record.node,
         epoch=owner.epoch if owner else record.epoch,
-        state="owned" if owner else "unowned",
+        state="owned" if owner else "refused" if refusal else "unowned",
+        error="" if owner or refusal is None else refusal.message,
     )
 
 

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from typing import NamedTuple
 
 import structlog
 
-from proxist.errors import ConfigError, NotFound, NotOwner, ProxistError, Unavailable
+from proxist.errors import ConfigError, LogCorrupt, NotFound, NotOwner, OperatorError, ProxistError, Unavailable
 from proxist.etcd import Catalog, ShardRecord, TableRecord
 from proxist.etcd.mirror import Subscription
 from proxist.model.ids import ShardId
@@ -19,21 +20,38 @@ PERIOD_S = 1.0
 """How soon a shard that could not be opened for a passing reason is tried again."""
 
 log = structlog.get_logger("proxist.ingest.keeper")
+Refusals = Mapping[ShardId, ProxistError]
+
+
+class _Refused(NamedTuple):
+    """A shard that cannot be opened before an operator acts, and what its files were like when that was found."""
+
+    error: OperatorError
+    files: object
 
 
 class Keeper:
     """One thread; `_lock` guards `_open` and `_opening`. Reads of open shards are lock-free."""
 
-    def __init__(self, opener: Opener, catalog: Catalog, on_fatal: Callable[[ProxistError], None]) -> None:
-        """`on_fatal`: a shard cannot be opened and never will be by trying again (its log lost rows)."""
+    def __init__(
+        self,
+        opener: Opener,
+        catalog: Catalog,
+        on_fatal: Callable[[ProxistError], None],
+        on_refused: Callable[[Refusals], None] = lambda _: None,
+    ) -> None:
+        """`on_fatal`: nothing can be kept any more. `on_refused` is told all shards that cannot be opened before an
+        operator acts (a damaged log, a level that this disk has not), whenever these change; the others go on."""
         self._opener = opener
         self._catalog = catalog
         self._on_fatal = on_fatal
+        self._on_refused = on_refused
         self._lock = threading.Lock()
         self._moved = threading.Condition(self._lock)
         self._open: dict[ShardId, OpenShard] = {}
         self._opening: ShardId | None = None
-        self._refused: dict[ShardId, str] = {}
+        self._refused: dict[ShardId, _Refused] = {}
+        self._pressed = False
         self._stop = threading.Event()
         self._wake = threading.Event()
         self._first_pass = threading.Event()
@@ -76,6 +94,10 @@ class Keeper:
         """The open shards, by id."""
         return [opened.shard for _, opened in sorted(self._open.items())]
 
+    def refusals(self) -> Refusals:
+        """The shards that are placed here and cannot be opened before an operator acts, with the reason."""
+        return {shard: refused.error for shard, refused in sorted(list(self._refused.items()))}
+
     def close_shards(self) -> None:
         """End every shard: finish what was accepted, or, after a failure, just end."""
         for opened in list(self._open.values()):
@@ -103,7 +125,9 @@ class Keeper:
 
     def _pass(self) -> bool:
         """Open what is missing, release what is too much; True when all is as it should be."""
+        self._keep_ballast()
         wanted = self._wanted()
+        self._forget_refused(wanted)
         for shard_id, opened in list(self._open.items()):
             if shard_id not in wanted and not self._stop.is_set():
                 self._remove(shard_id, opened)
@@ -132,23 +156,56 @@ class Keeper:
         return table if table.table.id == record.table_id else None
 
     def _add(self, shard_id: ShardId, record: TableRecord) -> None:
+        files = self._opener.files_of(shard_id)
+        refused = self._refused.get(shard_id)
+        if refused is not None and isinstance(refused.error, LogCorrupt) and refused.files == files:
+            return  # nobody has accepted the loss, or brought a file back
         self._opening = shard_id
         try:
             opened = self._opener.open(record.table, shard_id)
-        except ConfigError as error:
-            # One table's level is impossible on this disk: its fault alone, so the other tables go on.
-            if self._refused.get(shard_id) != error.message:
-                log.error("a shard cannot be opened", shard=shard_id, error=error.message)
-                self._refused[shard_id] = error.message
+        except (ConfigError, LogCorrupt) as error:
+            # One table's level is impossible on this disk, or one log is damaged: the other shards go on.
+            self._refuse(shard_id, _Refused(error, files))
             return
         except NotFound:
             return  # dropped meanwhile
         else:
             self._set({**self._open, shard_id: opened})
+            if self._refused.pop(shard_id, None) is not None:
+                self._on_refused(self.refusals())
         finally:
             with self._lock:
                 self._opening = None
                 self._moved.notify_all()
+
+    def _refuse(self, shard_id: ShardId, refused: _Refused) -> None:
+        before = self._refused.get(shard_id)
+        self._refused[shard_id] = refused
+        if before is None or before.error.message != refused.error.message:
+            log.error("a shard cannot be opened", shard=shard_id, error=refused.error.message)
+            self._on_refused(self.refusals())
+
+    def _forget_refused(self, wanted: Mapping[ShardId, TableRecord]) -> None:
+        """Those that were dropped, or moved to another node."""
+        gone = [shard for shard in self._refused if shard not in wanted]
+        for shard in gone:
+            del self._refused[shard]
+        if gone:
+            self._on_refused(self.refusals())
+
+    def _keep_ballast(self) -> None:
+        """Make the ballast again once there is room: rows are refused without it."""
+        try:
+            pressed = not self._opener.volume.restore_ballast()
+        except OSError as error:
+            log.warning("the ballast cannot be made", error=str(error))
+            return
+        if pressed != self._pressed:
+            self._pressed = pressed
+            if pressed:
+                log.error("the disk is full: rows are refused until there is room", path=str(self._opener.data_dir))
+            else:
+                log.info("the disk has room again: rows are taken", path=str(self._opener.data_dir))
 
     def _remove(self, shard_id: ShardId, opened: OpenShard) -> None:
         rest = {key: value for key, value in self._open.items() if key != shard_id}

@@ -32,7 +32,7 @@ from proxist.wal import DirectoryLock, Volume
 from proxist_ingest import metrics
 from proxist_ingest.config import IngestConfig
 from proxist_ingest.doors import IngestDoor
-from proxist_ingest.keeper import Keeper
+from proxist_ingest.keeper import Keeper, Refusals
 from proxist_ingest.opening import Opener
 from proxist_ingest.servicer import SERVICE_NAME, IngestServicer
 from proxist_ingest.shard import Shard
@@ -73,9 +73,9 @@ class IngestNode:
     # ---- life ------------------------------------------------------------------------------------------------------
 
     def start(self) -> Mapping[str, str]:
-        """Ready on return: every shard that is placed here accepts rows. Waits for etcd as long as it takes.
+        """Ready on return: every shard that is placed here accepts rows, or is refused (`health` says why). Waits for etcd as long as it takes.
 
-        Raises DirectoryLocked, PortTaken, ConfigError, LogCorrupt; Unavailable where the process is asked to stop.
+        Raises DirectoryLocked, PortTaken, ConfigError; Unavailable where the process is asked to stop.
         """
         try:
             return self._start()
@@ -99,9 +99,13 @@ class IngestNode:
             self._lease_id,
             self._fence,
             int(config.wal_gib_max * 2**30),
-            SnapshotRule(config.data_dir, Volume(config.data_dir), config.snapshot_mib * 2**20),
+            SnapshotRule(
+                config.data_dir,
+                Volume(config.data_dir, ballast_bytes=config.ballast_mib * 2**20),
+                config.snapshot_mib * 2**20,
+            ),
         )
-        self._keeper = Keeper(self._opener, self._catalog, self._fence)
+        self._keeper = Keeper(self._opener, self._catalog, self._fence, self._refused)
         self._snapshots = SnapshotThread(self._keeper.shards)
         guard = guard_of(config, self._catalog.mirror)
         self._actions = ClusterActions(self._catalog, self.name)
@@ -192,6 +196,10 @@ class IngestNode:
         self._snapshots.start()
         self._lifeline.wait("the shards", self._keeper.wait_first_pass, etcd=self._config.etcd)
 
+    def _refused(self, refusals: Refusals) -> None:
+        """Say in etcd which shards cannot be opened, so that everybody who asks for them is told why."""
+        self._session.update(refused={str(shard): error.to_json() for shard, error in refusals.items()})
+
     def _record(self) -> NodeRecord:
         return NodeRecord(
             name=self.name,
@@ -203,7 +211,7 @@ class IngestNode:
             **self._endpoints(),
         )
 
-    def _endpoints(self) -> dict[str, str]:
+    def _endpoints(self) -> dict[str, Any]:
         return self._config.advertised(
             {
                 "flight": self._flight.uri,
@@ -279,11 +287,15 @@ class IngestNode:
         return self._keeper.shards() if hasattr(self, "_keeper") else []
 
     def owner_node(self, shard: ShardId) -> str:
-        """The other node that owns a shard. Raises NotFound, or NotOwner where nobody owns it now."""
+        """The other node that owns a shard. Raises NotFound, NotOwner where nobody owns it now, or the error for
+        which it cannot be opened."""
         owner = self._catalog.owner(shard)
         if owner is not None and owner.node != self.name:
             return owner.node
         record = self._catalog.shard(shard)
+        refusal = self._keeper.refusals().get(shard) or self._catalog.refusal(shard)
+        if refusal is not None:
+            raise refusal
         raise NotOwner(
             f"Shard {shard} of table {record.table!r} has no owner now: node {record.node!r}, where it is placed, is "
             f"{'opening it' if record.node == self.name else 'down or starting'}. Try again in a moment.",
@@ -312,6 +324,7 @@ class IngestNode:
             "insecure": self._config.insecure,
             "pid": os.getpid(),
             "shards": len(self.open_shards()),
+            "refused": {str(shard): error.message for shard, error in self._keeper.refusals().items()},
         }
 
     def _provide(self, shard_id: int) -> tuple[int, Mapping[str, Any]]:

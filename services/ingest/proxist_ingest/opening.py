@@ -13,9 +13,10 @@ from proxist.errors import NotOwner, ProxistError
 from proxist.etcd import Catalog, EtcdClient, ShardRecord, layout
 from proxist.etcd.shards import open_shard, read_claim, seal_shard
 from proxist.hot.epoch_page import EpochPage
+from proxist.hot.snapshots import snapshot_directory
 from proxist.model.ids import Offset, ShardId
 from proxist.model.table import Table
-from proxist.wal import list_shards, require_fsync
+from proxist.wal import Volume, list_shards, require_fsync, shard_directory
 from proxist_ingest.commit import Lease
 from proxist_ingest.logtail import WAL_BYTES_MAX
 from proxist_ingest.recover import create_log, delete_logs, recover_shard
@@ -49,6 +50,21 @@ class Opener:
     wal_bytes_max: int = WAL_BYTES_MAX
     snapshots: SnapshotRule | None = None
     """None: none are taken."""
+
+    @property
+    def volume(self) -> Volume:
+        """Where this node's files get their space."""
+        return self.snapshots.volume if self.snapshots is not None else Volume()
+
+    def files_of(self, shard_id: ShardId) -> object:
+        """What the shard's logs, snapshots and decisions look like now: equal as long as nobody changed a file."""
+        found = []
+        for directory in (shard_directory(self.data_dir, shard_id), snapshot_directory(self.data_dir, shard_id)):
+            for path in sorted(directory.glob("**/*")):
+                with contextlib.suppress(FileNotFoundError):
+                    status = path.stat()
+                    found.append((path.name, status.st_ino, status.st_size, status.st_mtime_ns))
+        return found
 
     def open(self, table: Table, shard_id: ShardId) -> OpenShard:
         """Recover and own a shard; it accepts rows on return.

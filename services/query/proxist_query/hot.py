@@ -37,12 +37,18 @@ class Hot:
         return HotVia(self, hot_path)
 
     def owner(self, shard: ShardId) -> NodeRecord:
-        """The node that owns a shard now. Raises NotOwner where nobody does, after waiting a moment."""
+        """The node that owns a shard now. Raises NotOwner where nobody does, after waiting a moment, or the
+        error for which it cannot be opened."""
         node = self._owner(shard)
         if node is None:
-            self._catalog.wait_until(lambda _: self._owner(shard) is not None, OWNER_WAIT_S)
+            self._catalog.wait_until(
+                lambda catalog: self._owner(shard) is not None or catalog.refusal(shard) is not None, OWNER_WAIT_S
+            )
             node = self._owner(shard)
         if node is None:
+            refusal = self._catalog.refusal(shard)
+            if refusal is not None:
+                raise refusal
             record = self._catalog.shard(shard)
             raise NotOwner(
                 f"Shard {shard} of table {record.table!r} has no owner now: node {record.node!r}, where it is placed, "

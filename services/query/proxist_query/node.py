@@ -171,7 +171,7 @@ class QueryNode:
         node = self._catalog.node(self.name) if self._catalog.mirror.synced else None
         return node is not None and node.pid == os.getpid()
 
-    def _endpoints(self) -> dict[str, str]:
+    def _endpoints(self) -> dict[str, Any]:
         return self._config.advertised(
             {
                 "flight": self._flight.uri,

@@ -1,0 +1,143 @@
+"""One damaged log stops one shard: the others go on, everybody is told why, and an operator's decision opens it again."""
+
+from __future__ import annotations
+
+import json
+import urllib.request
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from ingest_nodes import WAIT_S, Node, create_table, put, wait_owned
+from ingest_rows import TRADES, rows
+
+from proxist.cli.control import shard_row
+from proxist.cli.wal_files import reports_of_shard
+from proxist.client.topology import parse_topology
+from proxist.client.wire import Wire
+from proxist.errors import LogCorrupt
+from proxist.etcd import Catalog, EtcdClient
+from proxist.model.ids import ShardId
+from proxist.model.table import Table
+from proxist.testing.etcd import LocalEtcd
+from proxist.wal import OsFiles, shard_directory
+from proxist.wal._walk import Walker
+from proxist.wal.verify import accept_loss
+from proxist_controlplane.wire import shard_to_wire
+from proxist_query.hot import Hot
+
+BROKEN, SOUND = ShardId(1), ShardId(2)
+"""Of table `trades` and of table `quotes`."""
+
+
+@pytest.fixture
+def etcd() -> Iterator[LocalEtcd]:
+    with LocalEtcd() as running:
+        yield running
+
+
+@pytest.fixture
+def client(etcd: LocalEtcd) -> Iterator[EtcdClient]:
+    with EtcdClient([etcd.address]) as connected:
+        yield connected
+
+
+@pytest.fixture
+def catalog(client: EtcdClient) -> Iterator[Catalog]:
+    started = Catalog.start(client)
+    yield started
+    started.close()
+
+
+@pytest.fixture
+def tables(client: EtcdClient) -> list[Table]:
+    return [
+        create_table(client, {**TRADES, "name": name}, ["ingest-0"], first_id=shard)
+        for name, shard in (("trades", BROKEN), ("quotes", SOUND))
+    ]
+
+
+def damage(data_dir: Path, shard: ShardId, offset: int) -> Path:
+    """Flip a bit of the record that begins with row `offset` of the shard's oldest log; which file that is."""
+    log_dir = min(shard_directory(data_dir, shard).iterdir())
+    walker = Walker(log_dir)
+    while walker.offset != offset or walker.records == 0:
+        walker.next()
+    path, position = walker.file.path, walker.position
+    walker.close()
+    with path.open("r+b") as file:
+        file.seek(position + 150)
+        (byte,) = file.read(1)
+        file.seek(position + 150)
+        file.write(bytes([byte ^ 1]))
+    return path
+
+
+def health(node: Node) -> dict[str, Any]:
+    with urllib.request.urlopen(node.endpoints["http"] + "/health", timeout=WAIT_S) as answer:
+        found: dict[str, Any] = json.load(answer)
+    return found
+
+
+def write_and_damage(data_dir: Path, etcd: LocalEtcd, catalog: Catalog, tables: list[Table]) -> Path:
+    """Six acked batches of ten rows in each table; then the second one of `trades` is damaged. The node's directory."""
+    with Node(data_dir, etcd.address) as node:
+        for table in tables:
+            wait_owned(catalog, table)
+            for number in range(6):
+                put(node.peer, rows(10, first=10 * number), {"producer": "p", "seq": number + 1}, table=table.name)
+    directory = data_dir / "ingest-0"
+    damage(directory, BROKEN, 10)
+    return directory
+
+
+def test_the_others_go_on_and_everybody_is_told(
+    tmp_path: Path, etcd: LocalEtcd, client: EtcdClient, catalog: Catalog, tables: list[Table]
+) -> None:
+    _, quotes = tables
+    directory = write_and_damage(tmp_path, etcd, catalog, tables)
+    with Node(tmp_path, etcd.address) as node:
+        wait_owned(catalog, quotes)
+        assert put(node.peer, rows(10, first=60), {"producer": "p", "seq": 7}, table="quotes")
+        assert node.node.local(SOUND).marks().end == 70
+        command = f"pxctl wal repair {directory} --shard 1 --epoch 1 --accept-loss"
+        with pytest.raises(LogCorrupt, match=r"Rows from offset 10 up to 20 \(exclusive\)") as caught:
+            put(node.peer, rows(10, first=60), {"producer": "p", "seq": 7}, table="trades")
+        assert command in caught.value.message
+        told = health(node)
+        assert (told["state"], list(told["refused"])) == ("ready", ["1"])
+        assert command in told["refused"]["1"]
+        assert catalog.wait_until(lambda now: now.refusal(BROKEN) is not None, WAIT_S)
+        with pytest.raises(LogCorrupt, match="offset 10 up to 20"):
+            Hot(catalog, None, None, "").owner(BROKEN)  # type: ignore[arg-type]  # how a query finds the owner
+        row = shard_row(shard_to_wire(catalog.shard(BROKEN), catalog.owner(BROKEN), catalog.refusal(BROKEN)))
+        assert row["state"] == "refused"
+        assert command in row["error"]
+        wire = Wire(node.endpoints["flight"])
+        known = parse_topology(wire.action("topology", {}, WAIT_S))
+        wire.close()
+        assert isinstance(known.table("trades").no_owner(0), LogCorrupt)
+        assert known.table("quotes").owners[0] is not None
+
+
+def test_an_operators_decision_opens_the_shard_without_a_restart(
+    tmp_path: Path, etcd: LocalEtcd, client: EtcdClient, catalog: Catalog, tables: list[Table]
+) -> None:
+    trades, _ = tables
+    directory = write_and_damage(tmp_path, etcd, catalog, tables)
+    with Node(tmp_path, etcd.address) as node:
+        assert catalog.wait_until(lambda now: now.refusal(BROKEN) is not None, WAIT_S)
+        (report,) = reports_of_shard(directory, BROKEN)
+        assert (report.lost, report.given_up) == (((10, 20),), (10, 60))
+        accept_loss(report, OsFiles())
+        wait_owned(catalog, trades)
+        assert catalog.wait_until(lambda now: now.refusal(BROKEN) is None, WAIT_S)
+        shard = node.node.local(BROKEN)
+        assert shard is not None
+        assert shard.marks().end == 10, "the log ends where it was sound"
+        assert put(node.peer, rows(10, first=10), {"producer": "p", "seq": 2}, table="trades")["rows"] == 10
+        assert health(node)["refused"] == {}
+    with Node(tmp_path, etcd.address) as node:  # the decision stands, and the chain goes on
+        wait_owned(catalog, trades)
+        assert node.node.local(BROKEN).marks().end == 20
