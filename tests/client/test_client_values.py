@@ -155,7 +155,9 @@ def test_a_batch_that_is_sent_as_it_is_is_the_one_that_would_have_been_made() ->
     made = next(to_batches(as_table(batch), 7))
     for sent in (batch, relaxed, relaxed.slice(0), made):
         found = short_way.batch(sent, 7)
-        assert found is not None and found.equals(made) and found.schema.equals(TABLE.schema)
+        assert found is not None
+        assert found.equals(made)
+        assert found.schema.equals(TABLE.schema)
 
 
 def test_a_batch_that_needs_work_is_not_sent_as_it_is() -> None:
