@@ -9,7 +9,9 @@ from proxist.etcd.catalog import Catalog
 from proxist.etcd.records import NodeRecord
 from proxist.hot.ops import HotOp, HotPart, Probes
 from proxist.model.ids import Offset, ShardId
+from proxist.model.table import Table
 from proxist.rpc.attached import Attached
+from proxist.rpc.quick import QuickReads
 from proxist.telemetry import tracing
 from proxist_query.remote import Remote
 
@@ -31,6 +33,14 @@ class Hot:
     def via(self, hot_path: str) -> HotVia:
         """The source for a query's `hot_path`: "auto", "attach" or "flight"."""
         return HotVia(self, hot_path)
+
+    def quick(self) -> QuickReads:
+        """Quick reads of what is attached."""
+
+        def table(tenant: str, name: str) -> Table:
+            return self._catalog.table(tenant, name).table
+
+        return QuickReads(table, self._attached.attached, self._attached.drop, hot_paths=("auto", "attach"))
 
     def owner(self, shard: ShardId) -> NodeRecord:
         """The node that owns a shard now. Raises NotOwner where nobody does, after waiting a moment."""
