@@ -1,4 +1,4 @@
-"""The commonest question, the last rows of a few keys, without the executor: what it would settle anew for each call is
+"""The commonest question, the last rows of a few keys or of all, without the executor: what it would settle anew for each call is
 settled at the first, and the answer becomes Arrow when it is looked at. The rows are copied at once, as everywhere."""
 
 from __future__ import annotations
@@ -27,8 +27,8 @@ if TYPE_CHECKING:
 PLANS_MAX = 256
 """Each keeps arrays of its own."""
 _TAKEN = {"table", "keys", "columns"}
-_Shape = tuple[str, tuple[str, ...], tuple[str, ...] | None]
-"""Table, keys, columns."""
+_Shape = tuple[str, tuple[str, ...] | None, tuple[str, ...] | None]
+"""Table, keys (None: all), columns."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -67,6 +67,9 @@ class Quick:
             return None
         try:
             plan.reader.read(plan.prepared)
+            if plan.prepared.outdated:
+                self._plans.pop(shape, None)
+                return None
             return None if plan.prepared.undecided else _LastRows(plan)
         except Unavailable as error:
             if error.details.get("reason") != "evicting":  # then the owner lives
@@ -98,26 +101,27 @@ class Quick:
             if plan is None or plan.form.shard != shard or plan.reader is but
         }
 
-    def _plan(self, name: str, keys: tuple[str, ...], asked: tuple[str, ...] | None) -> _Plan | None:
+    def _plan(self, name: str, keys: tuple[str, ...] | None, asked: tuple[str, ...] | None) -> _Plan | None:
         form = form_of(self._host.table("", name), keys, asked)
         if form is None:
             return None
         shard = form.shard
         reader = self._host.try_attached(shard, lambda path: self._host.attach(path, shard))
-        return _Plan(form, reader, reader.prepare_last_by(form.names, form.columns))
+        if keys is not None:
+            return _Plan(form, reader, reader.prepare_last_by(form.names, form.columns))
+        every = reader.prepare_every(form.columns)
+        return _Plan(form.with_keys(every.keys), reader, every)
 
 
 def _shape_of(query: Mapping[str, Any]) -> _Shape | None:
-    """None where the query is anything but last_by of keys; the names in it may still be anything."""
+    """None where the query is anything but last_by of the newest rows; the names in it may still be anything."""
     body = query.get("last_by") if len(query) == 1 else None
     if type(body) is not dict or not _TAKEN.issuperset(body):
         return None
     table, keys, columns = body.get("table"), body.get("keys"), body.get("columns")
-    if type(table) is not str or type(keys) is not list or not keys:
+    if type(table) is not str or keys == [] or not all(part is None or type(part) is list for part in (keys, columns)):
         return None
-    if columns is None:
-        return table, tuple(keys), None
-    return (table, tuple(keys), tuple(columns)) if type(columns) is list else None
+    return table, None if keys is None else tuple(keys), None if columns is None else tuple(columns)
 
 
 class _LastRows(Answer):

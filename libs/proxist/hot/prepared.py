@@ -13,6 +13,7 @@ import numpy as np
 import numpy.typing as npt
 
 from proxist.errors import InvalidArgument
+from proxist.hot import words as w
 from proxist.hot.arena import Views
 from proxist.hot.kernels import asof as searching
 from proxist.hot.kernels import prepared as kernels
@@ -166,8 +167,36 @@ class Prepared:
 class PreparedLastBy(Prepared):
     """Each key's last row."""
 
+    @property
+    def outdated(self) -> bool:
+        """Whether the last read may lack a key, since there are more now than it was made for."""
+        return False
+
     def _run(self, *arguments: Any) -> int:
         return int(kernels.last_now(*self._arguments()))
+
+
+class PreparedEvery(PreparedLastBy):
+    """The last rows of all keys that there were when it was made, ascending by key: `keys` says which."""
+
+    def __init__(
+        self, layout: Layout, views: Views, L: Ints, index: KeyIndex, page: Ints, columns: tuple[str, ...]
+    ) -> None:
+        self._every, self.keys = index.sorted()
+        self._knows_history = bool(views.mem[w.H_COMPLETE])  # as long as the hot set lives
+        super().__init__(layout, views, L, index, page, ("",) * len(self.keys), columns)
+
+    @property
+    def outdated(self) -> bool:
+        return self._index.count != len(self.keys)
+
+    @property
+    def undecided(self) -> int:
+        """Where history may have keys that RAM has not, nothing is decided."""
+        return super().undecided if self._knows_history else max(1, len(self.keys))
+
+    def _look_up(self) -> None:
+        self._codes, self._complete = self._every, True
 
 
 class PreparedAsof(Prepared):

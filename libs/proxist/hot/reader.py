@@ -24,7 +24,7 @@ from proxist.hot.layout import Layout
 from proxist.hot.operators import Operators
 from proxist.hot.ops import HotOp, HotPart, Marks, Probes
 from proxist.hot.pins import Pins
-from proxist.hot.prepared import LastRows, PreparedAsof, PreparedLastBy
+from proxist.hot.prepared import LastRows, PreparedAsof, PreparedEvery, PreparedLastBy
 from proxist.hot.prepared_window import PreparedWindow
 from proxist.model.ids import Epoch, Offset, ShardId, TimeNs
 from proxist.model.query import Agg
@@ -158,6 +158,12 @@ class HotReader:
             prepared.turn_to(keys)
             self.read(prepared)
             return LastRows(prepared.shape, *prepared.copied(), prepared.undecided)
+
+    def prepare_every(self, columns: tuple[str, ...]) -> PreparedEvery:
+        """Each key's last row, of all keys that there are now, for `read`; once it is `outdated` it is made anew. Raises as
+        `prepare_last_by` does."""
+        layout, views, L, keys, page, *_ = self._prepare((), ())
+        return PreparedEvery(layout, views, L, keys, page, columns)
 
     def _share(self, keys: tuple[str, ...], columns: tuple[str, ...]) -> tuple[threading.Lock, PreparedLastBy]:
         made = threading.Lock(), self.prepare_last_by(keys, columns)

@@ -57,6 +57,10 @@ class QuickAnswer:
         self.rows = owned.form.rows(found.shape, found.cells, found.slots)
         self.receipt = owned.receipts.receipt(found.told.seam, found.told.end, self.rows.num_rows)
 
+    @property
+    def schema(self) -> pa.Schema:
+        return self._owned.form.schema
+
     def full(self) -> Answer:
         """As the executor gives it."""
         receipt = self._owned.form.receipt(self._owned.epoch, self._found.told, self._found.slots)

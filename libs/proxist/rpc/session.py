@@ -116,13 +116,14 @@ class _Session:
             return False  # the other way says it
         if parts is None or found is None:
             return False
-        rows = found.rows
         if self._schema is None:
-            self._writer.begin(rows.schema)
-            self._schema = rows.schema
-        elif not self._schema.equals(rows.schema):
+            self._writer.begin(found.schema)
+            self._schema = found.schema
+        elif found.schema is not self._schema and not self._schema.equals(found.schema):
             return False
-        self._writer.write_with_metadata(rows, b'{"id": %s, "last": true, "receipt": %s}' % (parts[1], found.receipt))
+        self._writer.write_with_metadata(
+            found.rows, b'{"id": %s, "last": true, "receipt": %s}' % (parts[1], found.receipt)
+        )
         return True
 
     def _fitting(self, rows: pa.Table | pa.RecordBatch) -> list[pa.RecordBatch]:

@@ -5,7 +5,7 @@ A `Form` is what the answers to one question have in common; it holds no memory 
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import numpy.typing as npt
@@ -22,6 +22,8 @@ from proxist.seam.reader import shards_of
 
 KEYS_MAX = 1_024
 """More keys are not quicker this way."""
+_FEW = 64
+"""So many are looked at one by one in less time than a reduction takes to begin."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -38,7 +40,7 @@ class Form:
 
     def rows(self, shape: Shape, cells: npt.NDArray[np.int64], slots: npt.NDArray[np.int64]) -> pa.RecordBatch:
         """The answer: those that have a row. `cells` become its buffers."""
-        if int(slots.min()) < 0 or shape.nullable or shape.has_flags:
+        if shape.nullable or shape.has_flags or _lacks_some(slots):
             return self._some(shape, cells, slots)
         buffer, count = pa.py_buffer(cells), len(slots)
         arrays = [self.keys]
@@ -46,6 +48,10 @@ class Form:
             data = buffer.slice(start, count * dtype.itemsize)
             arrays.append(pa.Array.from_buffers(type_, count, [None, data], 0))
         return pa.RecordBatch.from_arrays(arrays, schema=self.schema)
+
+    def with_keys(self, keys: pa.Array) -> Form:
+        """Of all keys of the shard: those, ascending."""
+        return replace(self, keys=keys)
 
     def receipt(self, epoch: Epoch, told: Told, slots: npt.NDArray[np.int64]) -> Receipt:
         return Receipt(
@@ -68,19 +74,24 @@ class Form:
         return pa.RecordBatch.from_arrays(columns, schema=self.schema)
 
 
-def form_of(table: Table, keys: tuple[str, ...], asked: tuple[str, ...] | None) -> Form | None:
-    """None where the executor is as quick: keys of several shards, many keys, columns of no fixed width. Raises
-    InvalidArgument for a column that the table does not have."""
+def _lacks_some(slots: npt.NDArray[np.int64]) -> bool:
+    return -1 in slots.tolist() if len(slots) <= _FEW else int(slots.min(initial=0)) < 0
+
+
+def form_of(table: Table, keys: tuple[str, ...] | None, asked: tuple[str, ...] | None) -> Form | None:
+    """None where the executor is as quick: keys of several shards, many keys, columns of no fixed width. Where `keys` is
+    None the form has none: those that there are come with `with_keys`. Raises InvalidArgument for a column that the table
+    does not have."""
     columns = columns_of(table, asked, key_first=True)
     values = columns.answer[1:]
-    if not 0 < len(keys) <= KEYS_MAX or set(HIDDEN_COLUMNS) & set(values):
+    if (keys is not None and not 0 < len(keys) <= KEYS_MAX) or set(HIDDEN_COLUMNS) & set(values):
         return None
     if any(numpy_type(table.spec.column(name).type) is None for name in values):
         return None
     shards = shards_of(table, keys)
     if len(shards) != 1:
         return None
-    names = tuple(sorted(set(keys)))  # code point order is UTF-8 byte order
+    names = tuple(sorted(set(keys or ())))  # code point order is UTF-8 byte order
     schema = columns.answer_schema
     types = tuple(field.type for field in schema)[1:]
     return Form(table, next(iter(shards)), names, values, schema, pa.array(names, pa.string()), types)
