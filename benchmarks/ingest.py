@@ -6,7 +6,7 @@ import itertools
 import os
 import re
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from typing import Any
 
@@ -70,12 +70,17 @@ def written(bench: Bench, connection: Connection, level: str, batch_rows: int, *
         next(batches)
         with table.writer() as writer:
             for _ in range(2):
-                until = time.perf_counter() + bench.size.ingest_s
-                rows, took_s = pump(writer, batches, batch_rows, lambda until=until: time.perf_counter() > until)
+                rows, took_s = pump(writer, batches, batch_rows, _after(bench.size.ingest_s))
                 rates.append(rows / took_s)
     finally:
         table.drop()
     return rates[0], rates[1]
+
+
+def _after(for_s: float) -> Callable[[], bool]:
+    """True once `for_s` seconds from now are over."""
+    until = time.perf_counter() + for_s
+    return lambda: time.perf_counter() > until
 
 
 def _acks(bench: Bench, floor: Floors, cluster: LocalCluster, connection: Connection, level: str) -> None:
