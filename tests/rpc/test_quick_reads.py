@@ -19,8 +19,9 @@ from proxist.hot.writer import HotSet
 from proxist.model.ids import Epoch, Offset, ShardId, TableId
 from proxist.model.query import parse_query
 from proxist.model.table import Table, TableSpec, parse_spec
-from proxist.rpc.quick import TEXT_BYTES_MAX, TEXTS_MAX, QuickReads, ticket_text, without_id
+from proxist.rpc.quick import TEXT_BYTES_MAX, TEXTS_MAX, QuickReads, QuickShards, request_of, ticket_text, without_id
 from proxist.seam import Answer, Chain, ColdOp, Executor, Log
+from proxist.seam.last_rows import Form
 
 KEYS = ["A", "B", "AB", "Ä", "b"]
 SPEC = {
@@ -214,12 +215,50 @@ def test_what_only_the_executor_can_settle_is_left_to_it_each_time(tiers: Tiers,
         assert tiers.ask(query) is None
 
 
-def test_what_the_query_says_of_the_way_counts(tiers: Tiers) -> None:
-    tiers.write(tiers.create(parse_spec(SPEC)), [("A", 1, 1.0, 1, True)])
-    near = QuickReads(tiers.table, tiers.readers.get, lambda *_: None, hot_paths=("auto", "attach"))
-    for hot_path, taken in (("auto", True), ("attach", True), ("flight", False)):
-        text = json.dumps(last_by("A", hot_path=hot_path)).encode()[:-1]
-        assert (near.answer(text, local_caller("flight/DoGet")) is not None) == taken
+def test_the_owner_is_asked_where_nothing_is_mapped_or_the_query_wants_flight(tiers: Tiers) -> None:
+    """By the text that the owner's own quick way knows; its rows and receipt are passed on as they are."""
+    table = tiers.create(parse_spec(SPEC))
+    tiers.write(table, [("A", 1, 1.0, 1, True), ("B", 1, None, 1, True)])
+    owner = QuickShards(lambda _: tiers.tables["default", "trades"], tiers.readers.get)
+    asked: list[str] = []
+
+    def elsewhere(form: Form, hot_path: str) -> Any:
+        asked.append(hot_path)
+        found = owner.answer(json.dumps(request_of(form)).encode()[:-1])
+        return None if found is None else (found.rows, found.receipt)
+
+    mapped: dict[ShardId, HotReader] = dict(tiers.readers)
+    tiers.quick = QuickReads(tiers.table, mapped.get, lambda *_: None, elsewhere)
+    for hot_path in ("auto", "attach", "flight"):
+        assert assert_same(tiers, last_by("B", "A", "never", hot_path=hot_path)).rows.num_rows == 2
+    assert asked == ["flight"]
+    mapped.clear()
+    assert assert_same(tiers, last_by("A")).rows.num_rows == 1
+    assert asked == ["flight", "auto"]
+    tiers.readers[table.shard_ids[0]].close()
+    assert tiers.ask(last_by("A")) is None
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        b'{"last_rows": {"shard": 2, "keys": ["A"], "columns": []}',
+        b'{"last_rows": {"shard": 1, "keys": [1], "columns": []}',
+        b'{"last_rows": {"shard": 1, "keys": [], "columns": []}',
+        b'{"last_rows": {"shard": 1, "keys": ["A"], "columns": ["no such"]}',
+        b'{"last_rows": {"shard": 1, "keys": ["A"]}',
+        b'{"last_rows": {"shard": "1", "keys": ["A"], "columns": []}',
+        b'{"last_rows": []',
+        b'{"other": 1',
+        b"{",
+    ],
+)
+def test_a_request_that_is_none_gets_no_answer(tiers: Tiers, text: bytes) -> None:
+    table = tiers.create(parse_spec(SPEC))
+    owner = QuickShards(lambda _: table, tiers.readers.get)
+    assert owner.answer(b'{"last_rows": {"shard": 1, "keys": ["A"], "columns": []}') is not None
+    for _ in range(2):
+        assert owner.answer(text) is None
 
 
 def test_keys_of_several_shards_are_the_executors_and_of_one_of_them_are_not(tiers: Tiers) -> None:

@@ -75,6 +75,22 @@ class Receipt:
         return out
 
 
+def receipt_from_json(wire: Mapping[str, Any]) -> Receipt:
+    """The inverse of `Receipt.to_json`."""
+    return Receipt(
+        cuts=tuple(Cut(**cut) for cut in wire["cut"]),
+        rows_hot=wire["rows"]["hot"],
+        rows_cold=wire["rows"]["cold"],
+        plan=wire["plan"],
+        cold_used=wire["mode"] != "hot",
+        hot_used=wire["mode"] != "cold",
+        schema_version=wire["schema_version"],
+        now=wire.get("now"),
+        not_repeatable=tuple(wire.get("not_repeatable", ())),
+        missing=tuple(wire.get("missing", ())),
+    )
+
+
 class HotReceipts:
     """Receipts of answers from the RAM of one shard, as the bytes of `Receipt.to_json`: one is a microsecond or two."""
 

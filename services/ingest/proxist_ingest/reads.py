@@ -18,13 +18,14 @@ from proxist.model.query import parse_query
 from proxist.model.receipt import RECEIPT_METADATA_KEY
 from proxist.model.table import Table
 from proxist.rpc.flight_server import Call
-from proxist.rpc.quick import QuickAnswer, QuickReads, ticket_text
+from proxist.rpc.quick import SHARD_REQUEST, QuickAnswer, QuickReads, QuickShards, ticket_text
 from proxist.rpc.session import SessionAnswer
 from proxist.seam import Answer, Chain, Executor, Log
 from proxist.telemetry import tracing
 from proxist_ingest.put import Owners
 from proxist_ingest.shard import Shard
 
+_REQUEST = b'{"%s": ' % SHARD_REQUEST.encode()
 CHAIN_WAIT_S = 2.0
 """How long a chain is waited for that etcd's mirror has not shown yet; it lags by milliseconds."""
 
@@ -58,10 +59,17 @@ class Reads:
         self._owners = owners
         self._catalog = catalog
         self._quick = QuickReads(lambda tenant, name: catalog.table(tenant, name).table, self._reader, lambda *_: None)
+        self._quick_shards = QuickShards(lambda shard: catalog.table_of(shard).table, self._reader)
 
     def quick(self, call: Call, text: bytes) -> QuickAnswer | None:
-        """The answer to the public query `text` + "}" where it needs no executor, else None. Raises what `call.check` does."""
+        """The answer to `text` + "}", a public query or another node's request, where it needs no executor, else None.
+
+        Raises what `call.check` does, PermissionDenied where the caller is no node.
+        """
         call.check()
+        if text.startswith(_REQUEST):
+            call.caller.at("flight/DoExchange:hot")
+            return self._quick_shards.answer(text)
         return self._quick.answer(text, call.caller)
 
     def _reader(self, shard: ShardId) -> HotReader | None:
@@ -130,6 +138,9 @@ class Reads:
         if "hot" in query:
             call.caller.at("flight/DoExchange:hot")
             return self.hot(query["hot"], probes)
+        if SHARD_REQUEST in query:
+            call.caller.at("flight/DoExchange:hot")
+            raise Unavailable("This shard's owner has no quick answer to that now. Ask it with a hot operation.")
         answer = self.query(call, query, probes)
         return SessionAnswer(answer.rows, answer.receipt.to_json())
 

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import time
 
+import pyarrow as pa
+
 from proxist.errors import NotOwner, Unavailable
 from proxist.etcd.catalog import Catalog
 from proxist.etcd.records import NodeRecord
@@ -12,6 +14,7 @@ from proxist.model.ids import Offset, ShardId
 from proxist.model.table import Table
 from proxist.rpc.attached import Attached
 from proxist.rpc.quick import QuickReads
+from proxist.seam.last_rows import Form
 from proxist.telemetry import tracing
 from proxist_query.remote import Remote
 
@@ -35,12 +38,12 @@ class Hot:
         return HotVia(self, hot_path)
 
     def quick(self) -> QuickReads:
-        """Quick reads of what is attached."""
+        """Quick reads of the same owners, on the same ways."""
 
         def table(tenant: str, name: str) -> Table:
             return self._catalog.table(tenant, name).table
 
-        return QuickReads(table, self._attached.attached, self._attached.drop, hot_paths=("auto", "attach"))
+        return QuickReads(table, self._attached.attached, self._attached.drop, self._last_rows)
 
     def owner(self, shard: ShardId) -> NodeRecord:
         """The node that owns a shard now. Raises NotOwner where nobody does, after waiting a moment."""
@@ -114,8 +117,16 @@ class Hot:
                 # "evicting": the owner outran the reader again and again; itself it can still answer.
                 if hot_path == "attach" and error.details.get("reason") != "evicting":
                     raise
-        uri = node.flight_unix if node.host_id == self._host_id and node.flight_unix else node.flight
-        return self._remote.run(uri, shard, op, probes, min_end, wait_ns)
+        return self._remote.run(self._uri_of(node), shard, op, probes, min_end, wait_ns)
+
+    def _last_rows(self, form: Form, hot_path: str) -> tuple[pa.RecordBatch, bytes] | None:
+        node = self._owner(form.shard)
+        if node is None or hot_path == "attach" or (hot_path == "auto" and self.way_to(node) == "attach"):
+            return None  # to be attached first
+        return self._remote.last_rows(self._uri_of(node), form)
+
+    def _uri_of(self, node: NodeRecord) -> str:
+        return node.flight_unix if node.host_id == self._host_id and node.flight_unix else node.flight
 
     def _owner(self, shard: ShardId) -> NodeRecord | None:
         owner = self._catalog.owner(shard)
