@@ -6,7 +6,7 @@ import itertools
 import os
 import re
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from typing import Any
 
@@ -48,28 +48,39 @@ def measure(bench: Bench, floor: Floors, cluster: LocalCluster) -> None:
 
 
 def _rate(bench: Bench, floor: Floors, connection: Connection, level: str, batch_rows: int) -> None:
-    runs = []
+    runs, fresh = [], []
     for _ in range(bench.size.runs):
         null = floor.put_rate(batch_rows)
-        runs.append(Run(written(bench, connection, level, batch_rows), floor=null))
+        first, then = written(bench, connection, level, batch_rows)
+        runs.append(Run(then, floor=null))
+        fresh.append(Run(first, floor=null))
+    what, id = f"{level}, {batch_rows:,} rows per batch", f"s5.ingest_{level}_{batch_rows}"
     budget = BUDGETS.get((level, batch_rows))
-    what = f"{level}, {batch_rows:,} rows per batch"
-    id = f"s5.ingest_{level}_{batch_rows}"
     bench.report.add(id, what, runs, unit="rows/s", floor_name="null DoPut", budget=budget)
+    if budget is not None:
+        bench.report.add(f"{id}_fresh", f"{what}, first rows of a table", fresh, unit="rows/s", floor_name="null DoPut")
 
 
-def written(bench: Bench, connection: Connection, level: str, batch_rows: int, **settings: Any) -> float:
-    """Rows per second into a table of its own."""
+def written(bench: Bench, connection: Connection, level: str, batch_rows: int, **settings: Any) -> tuple[float, float]:
+    """Rows per second into a table of its own: at first, when each key's first rows come, and from then on."""
     table = connection.create_table(scratch(f"ingest_{next(_names)}", level, **settings))
+    rates = []
     try:
         batches = live(bench.size.keys, batch_rows)
         next(batches)
         with table.writer() as writer:
-            until = time.perf_counter() + bench.size.ingest_s
-            rows, took_s = pump(writer, batches, batch_rows, lambda: time.perf_counter() > until)
+            for _ in range(2):
+                rows, took_s = pump(writer, batches, batch_rows, _after(bench.size.ingest_s))
+                rates.append(rows / took_s)
     finally:
         table.drop()
-    return rows / took_s
+    return rates[0], rates[1]
+
+
+def _after(for_s: float) -> Callable[[], bool]:
+    """True once `for_s` seconds from now are over."""
+    until = time.perf_counter() + for_s
+    return lambda: time.perf_counter() > until
 
 
 def _acks(bench: Bench, floor: Floors, cluster: LocalCluster, connection: Connection, level: str) -> None:
@@ -122,7 +133,9 @@ def _owners(bench: Bench, owners: int) -> None:
     with running(ingest=owners) as cluster, ExitStack() as stack:
         connection = stack.enter_context(connect(cluster))
         for batch_rows in bench.size.ingest_rows:
-            runs = [Run(written(bench, connection, "disk", batch_rows, shards=owners)) for _ in range(bench.size.runs)]
+            runs = [
+                Run(written(bench, connection, "disk", batch_rows, shards=owners)[1]) for _ in range(bench.size.runs)
+            ]
             what = f"disk, {batch_rows:,} rows per batch, {owners} owners"
             bench.report.add(f"s5.ingest_disk_{batch_rows}_owners{owners}", what, runs, unit="rows/s")
 

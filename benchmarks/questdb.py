@@ -327,7 +327,7 @@ def _ingest(bench: Bench, cluster: LocalCluster, jar: Path, root: Path, level: s
             frames = frames_of(source, batch_rows)
             ours, theirs = [], []
             for run in range(bench.size.runs):
-                ours.append(written(bench, connection, level, batch_rows))
+                ours.append(written(bench, connection, level, batch_rows)[0])
                 theirs.append(_sent(bench, server, f"ingest_{batch_rows}_{run}", frames))
             runs = [Run(us / them) for us, them in zip(ours, theirs, strict=True)]
             what = f"{level}, {batch_rows:,} rows per flush: our rows/s to theirs"

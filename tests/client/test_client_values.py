@@ -19,7 +19,7 @@ from hypothesis import strategies as st
 
 import proxist
 from proxist.client.answer import Answer
-from proxist.client.frames import conform, is_frame, split_by_slot, to_batches, to_table
+from proxist.client.frames import AsIs, conform, is_frame, split_by_slot, to_batches, to_table
 from proxist.client.queries import names
 from proxist.client.times import to_duration_ns, to_time_ns
 from proxist.errors import InvalidArgument, SchemaMismatch
@@ -145,6 +145,36 @@ def test_python_values_are_read_as_the_declared_types() -> None:
         as_table([{**row, "ts": "2024"}])
     with pytest.raises(InvalidArgument, match="int"):
         as_table(7)
+
+
+def test_a_batch_that_is_sent_as_it_is_is_the_one_that_would_have_been_made() -> None:
+    table = rows(7)
+    short_way = AsIs(TABLE.schema)
+    batch = table.combine_chunks().to_batches()[0]
+    relaxed = pa.record_batch(batch.columns, names=batch.schema.names)
+    made = next(to_batches(as_table(batch), 7))
+    for sent in (batch, relaxed, relaxed.slice(0), made):
+        found = short_way.batch(sent, 7)
+        assert found is not None
+        assert found.equals(made)
+        assert found.schema.equals(TABLE.schema)
+
+
+def test_a_batch_that_needs_work_is_not_sent_as_it_is() -> None:
+    table = rows(7)
+    batch = table.combine_chunks().to_batches()[0]
+    short_way = AsIs(TABLE.schema)
+    nulls = pa.array([None] * 7, batch.column("ts").type)
+    others: list[Any] = [
+        table,
+        batch.slice(0, 0),
+        batch.select(["price", "trade_id", "ts", "symbol"]),
+        batch.select(["symbol", "ts", "trade_id"]),
+        batch.set_column(0, "symbol", batch.column("symbol").dictionary_encode()),
+        batch.set_column(batch.schema.get_field_index("ts"), "ts", nulls),
+    ]
+    assert all(short_way.batch(other, 7) is None for other in others)
+    assert short_way.batch(batch, 6) is None
 
 
 def test_batches_do_not_depend_on_how_the_rows_were_chunked() -> None:

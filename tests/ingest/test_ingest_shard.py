@@ -25,6 +25,7 @@ from proxist.errors import (
 from proxist.hot.ops import HotLastBy, HotScan
 from proxist.model.ids import Epoch, Offset, TimeNs
 from proxist.wal import OsFiles
+from proxist_ingest.commit import BESIDE_ROWS
 from proxist_ingest.follow import follow
 from proxist_ingest.part import PartAck
 from proxist_ingest.residency import EvictTo
@@ -120,6 +121,46 @@ def test_many_senders_at_once_lose_and_double_nothing(owner: Owner) -> None:
     for n in range(8):
         assert [i for i in ids if i // 1000 == n] == list(range(1000 * n, 1000 * n + 100))
     assert owner.shard.counts.group_batches.count <= owner.shard.counts.batches
+
+
+def test_rows_are_placed_while_the_log_is_flushed_and_seen_only_after_it(
+    owner: Owner, files: GatedFiles, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    hot, placed = owner.shard.hot, threading.Event()
+    append = hot.append
+
+    def noted(batch: pa.RecordBatch, first: Offset, arrived_ns: int) -> Offset:
+        end = append(batch, first, arrived_ns)
+        placed.set()
+        return end
+
+    monkeypatch.setattr(hot, "append", noted)
+    files.gate.clear()
+    try:
+        sent = owner.send(rows(BESIDE_ROWS))
+        assert placed.wait(10)
+        assert files.flushing.wait(10)
+        assert not sent.answered
+        assert owner.shard.marks().end == 0
+        assert owner.ids() == []
+    finally:
+        files.gate.set()
+    assert sent.ack().end == BESIDE_ROWS
+    assert owner.ids() == list(range(BESIDE_ROWS))
+
+
+def test_after_a_failed_flush_placed_rows_are_never_seen(owner: Owner, files: GatedFiles) -> None:
+    owner.write(rows(2), producer="p", number=1)
+    files.error = OSError(errno.EIO, "broken")
+    with pytest.raises(Unavailable):
+        owner.send(rows(BESIDE_ROWS, first=2), producer="p", number=2).ack()
+    assert owner.failed.wait(10)
+    assert owner.shard.marks().end == 2
+    files.error = None
+    owner.close()
+    owner.open()
+    assert owner.write(rows(BESIDE_ROWS, first=2), producer="p", number=2).end == BESIDE_ROWS + 2
+    assert owner.ids() == list(range(BESIDE_ROWS + 2))
 
 
 def test_what_queued_during_a_flush_goes_out_with_the_next_one(owner: Owner, files: GatedFiles) -> None:

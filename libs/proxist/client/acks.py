@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from functools import lru_cache
 from typing import Any
 
 import pyarrow as pa
@@ -58,7 +59,7 @@ class Span:
         for ack in acks:
             self.durability = _weaker(self.durability, str(ack.get("durability", DURABILITY_LEVELS[0])))
             if ack.get("token"):
-                self.token = self.token.merge(parse_token(ack["token"]))
+                self.token = self.token.merge(_token_of(ack["token"]))
 
     def fail(self, error: ProxistError) -> None:
         """The delivery ended before these batches were acked; whoever waits for them is told by the delivery."""
@@ -74,6 +75,10 @@ class Span:
             self.first_seq,
             self.last_seq,
         )
+
+
+_token_of = lru_cache(maxsize=256)(parse_token)
+"""Every ack is added to two sums."""
 
 
 def _weaker(one: str | None, other: str) -> str:

@@ -2,16 +2,28 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
 
-from proxist.errors import ConfigError
+from proxist.errors import ConfigError, InternalError
 
 if TYPE_CHECKING:
     import pandas
     import polars
+
+
+def parse_receipt(raw: bytes | None) -> dict[str, Any]:
+    """A receipt from schema metadata or app_metadata, where it may stand inside `{"receipt": …}`; {} for none."""
+    if not raw:
+        return {}
+    try:
+        parsed = json.loads(raw)
+    except ValueError:
+        raise InternalError("The server sent a receipt that is not JSON. Report it with both versions.") from None
+    return dict(parsed.get("receipt", parsed)) if isinstance(parsed, dict) else {}
 
 
 class Answer:
@@ -21,19 +33,22 @@ class Answer:
     Arrow C stream, so polars, pandas and duckdb take it as it is); `to_arrow()` is the table itself.
     """
 
-    def __init__(self, table: pa.Table, receipt: Mapping[str, Any] | None) -> None:
+    def __init__(self, table: pa.Table, receipt: Mapping[str, Any] | bytes | None) -> None:
+        """`receipt`: bytes are its JSON, which is read when it is looked at."""
         self._table = table
-        self._receipt = dict(receipt or {})
+        self._receipt = receipt if isinstance(receipt, bytes) else dict(receipt or {})
 
     @property
     def receipt(self) -> dict[str, Any]:
         """The receipt's JSON (docs/formats/receipt.md): mode, plan, cut, rows per tier, token."""
+        if isinstance(self._receipt, bytes):
+            self._receipt = parse_receipt(self._receipt)
         return self._receipt
 
     @property
     def token(self) -> str | None:
         """What the answer saw: pass it as `as_of` to see the same rows again, or as `min_token` to see at least them."""
-        return self._receipt.get("token")
+        return self.receipt.get("token")
 
     def to_arrow(self) -> pa.Table:
         return self._table
@@ -105,5 +120,5 @@ class Answer:
         return self._table.__arrow_c_stream__(requested_schema)
 
     def __repr__(self) -> str:
-        mode = self._receipt.get("mode", "?")
+        mode = self.receipt.get("mode", "?")
         return f"<proxist.Answer {self.num_rows} rows × {', '.join(self.column_names)}; mode {mode}>"

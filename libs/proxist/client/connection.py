@@ -139,7 +139,7 @@ class Connection(Verbs):
         if probes is not None:
             return self._read(lambda: self._session_for_probes().query(query, probes))
         with query_span(query, self.uri):
-            return self._read(lambda: Answer(*self._reader().get(query, self._timeout_s)))
+            return self._read(lambda: self._reader().get(query, self._timeout_s))
 
     def session(self) -> Session:
         """Open streams for many small queries; close it, or use `with`."""

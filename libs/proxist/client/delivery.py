@@ -81,10 +81,11 @@ class Delivery:
         """Send one batch as soon as the window has room. Raises the error that ended the delivery."""
         spec = self._map.spec
         parts = split_by_slot(rows, spec.key, len(self._map.owners))
-        self._reserve(rows.nbytes)
+        size = rows.nbytes
+        self._reserve(size)
         with self._route:
             trace = write_span(spec.name, rows.num_rows)
-            batch = Pending(self.next_seq, rows.num_rows, rows.nbytes, parts, span, time.monotonic(), trace)
+            batch = Pending(self.next_seq, rows.num_rows, size, parts, span, time.monotonic(), trace)
             self.next_seq += 1
             with self._state:
                 self._pending[batch.seq] = batch

@@ -1,4 +1,4 @@
-"""The commonest question, the last rows of a few keys, without the executor: what it would settle anew for each call is
+"""The commonest question, the last rows of a few keys or of all, without the executor: what it would settle anew for each call is
 settled at the first, and the answer becomes Arrow when it is looked at. The rows are copied at once, as everywhere."""
 
 from __future__ import annotations
@@ -9,52 +9,33 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
 import pyarrow as pa
 
 from proxist.client.answer import Answer
 from proxist.client.attach import Elsewhere
 from proxist.client.topology import Topology
 from proxist.errors import ProxistError, Unavailable
-from proxist.hot.prepared import PreparedLastBy, Shape
+from proxist.hot.prepared import PreparedLastBy
 from proxist.hot.reader import HotReader
 from proxist.model.ids import ShardId
 from proxist.model.query import parse_query
-from proxist.model.receipt import Cut, Receipt
-from proxist.model.table import HIDDEN_COLUMNS, Table
-from proxist.model.types import numpy_type
-from proxist.seam.columns import columns_of
-from proxist.seam.reader import shards_of
+from proxist.seam.last_rows import Form, form_of
 
 if TYPE_CHECKING:
     from proxist.client.local import Host
 
 PLANS_MAX = 256
-KEYS_MAX = 1_024
-"""More keys are not quicker this way, and each plan keeps arrays of its own."""
+"""Each keeps arrays of its own."""
 _TAKEN = {"table", "keys", "columns"}
-_Shape = tuple[str, tuple[str, ...], tuple[str, ...] | None]
-"""Table, keys, columns."""
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class _Form:
-    """What answers of one shape have in common; no memory of the hot set, which answers may outlive."""
-
-    table: Table
-    shard: ShardId
-    schema: pa.Schema
-    keys: pa.Array
-    values: tuple[tuple[str, pa.DataType], ...]
-    """The columns after the key."""
-    shape: Shape
+_Shape = tuple[str, tuple[str, ...] | None, tuple[str, ...] | None]
+"""Table, keys (None: all), columns."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class _Plan:
     """One shape of query on one shard. `lock` guards `prepared`, whose arrays a read writes."""
 
-    form: _Form
+    form: Form
     reader: HotReader
     prepared: PreparedLastBy
     lock: threading.Lock = field(default_factory=threading.Lock)
@@ -86,6 +67,9 @@ class Quick:
             return None
         try:
             plan.reader.read(plan.prepared)
+            if plan.prepared.outdated:
+                self._plans.pop(shape, None)
+                return None
             return None if plan.prepared.undecided else _LastRows(plan)
         except Unavailable as error:
             if error.details.get("reason") != "evicting":  # then the owner lives
@@ -117,64 +101,40 @@ class Quick:
             if plan is None or plan.form.shard != shard or plan.reader is but
         }
 
-    def _plan(self, name: str, keys: tuple[str, ...], asked: tuple[str, ...] | None) -> _Plan | None:
-        table = self._host.table("", name)
-        spec, shares = table.spec, shards_of(table, keys)
-        columns = columns_of(table, asked, key_first=True)
-        values = columns.answer[1:]
-        if len(shares) != 1 or len(keys) > KEYS_MAX or set(HIDDEN_COLUMNS) & set(values):
+    def _plan(self, name: str, keys: tuple[str, ...] | None, asked: tuple[str, ...] | None) -> _Plan | None:
+        form = form_of(self._host.table("", name), keys, asked)
+        if form is None:
             return None
-        if any(numpy_type(spec.column(column).type) is None for column in values):
-            return None
-        shard = next(iter(shares))
-        ordered = tuple(sorted(set(keys)))  # code point order is UTF-8 byte order
+        shard = form.shard
         reader = self._host.try_attached(shard, lambda path: self._host.attach(path, shard))
-        prepared = reader.prepare_last_by(ordered, values)
-        schema = columns.answer_schema
-        typed = tuple((field.name, field.type) for field in schema)[1:]
-        form = _Form(table, shard, schema, pa.array(ordered, pa.string()), typed, prepared.shape)
-        return _Plan(form, reader, prepared)
+        if keys is not None:
+            return _Plan(form, reader, reader.prepare_last_by(form.names, form.columns))
+        every = reader.prepare_every(form.columns)
+        return _Plan(form.with_keys(every.keys), reader, every)
 
 
 def _shape_of(query: Mapping[str, Any]) -> _Shape | None:
-    """None where the query is anything but last_by of keys; the names in it may still be anything."""
+    """None where the query is anything but last_by of the newest rows; the names in it may still be anything."""
     body = query.get("last_by") if len(query) == 1 else None
     if type(body) is not dict or not _TAKEN.issuperset(body):
         return None
     table, keys, columns = body.get("table"), body.get("keys"), body.get("columns")
-    if type(table) is not str or type(keys) is not list or not keys:
+    if type(table) is not str or keys == [] or not all(part is None or type(part) is list for part in (keys, columns)):
         return None
-    if columns is None:
-        return table, tuple(keys), None
-    return (table, tuple(keys), tuple(columns)) if type(columns) is list else None
+    return table, None if keys is None else tuple(keys), None if columns is None else tuple(columns)
 
 
 class _LastRows(Answer):
     """The rows that a plan has just read: copied here, made Arrow when they are asked for."""
 
     def __init__(self, plan: _Plan) -> None:
-        self._form = plan.form
-        self._copy, self._slots, told = plan.prepared.copied()
-        self._end, self._seam, self._epoch = told.end, told.seam, plan.reader.epoch
+        self._form, self._shape, self._epoch = plan.form, plan.prepared.shape, plan.reader.epoch
+        self._copy, self._slots, self._told = plan.prepared.copied()
 
     @cached_property
     def _table(self) -> pa.Table:
-        arrays, valid = self._form.shape.views(self._copy)
-        found = np.flatnonzero(self._slots >= 0)
-        all_found = len(found) == len(self._slots)
-        columns = [self._form.keys if all_found else self._form.keys.take(pa.array(found))]
-        for name, type_ in self._form.values:
-            cells = arrays[name] if all_found else arrays[name][found]
-            if name in valid or cells.dtype == np.bool_:
-                missing = ~valid[name][found] if name in valid else None
-                columns.append(pa.array(cells, type_, mask=missing))
-            else:
-                columns.append(pa.Array.from_buffers(type_, len(cells), [None, pa.py_buffer(cells.view(np.uint8))], 0))
-        return pa.Table.from_arrays(columns, schema=self._form.schema)
+        return pa.Table.from_batches([self._form.rows(self._shape, self._copy, self._slots)])
 
     @cached_property
     def _receipt(self) -> dict[str, Any]:  # type: ignore[override]  # made at the first look
-        table, end = self._form.table, self._end
-        cut = Cut(table.name, self._form.shard, self._epoch, min(self._seam, end), end)
-        rows = int(np.count_nonzero(self._slots >= 0))
-        return Receipt(cuts=(cut,), rows_hot=rows, schema_version={table.name: table.schema_version}).to_json()
+        return self._form.receipt(self._epoch, self._told, self._slots).to_json()

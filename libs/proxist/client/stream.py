@@ -6,8 +6,7 @@ import itertools
 import json
 import threading
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
+from types import TracebackType
 from typing import Any
 
 import pyarrow as pa
@@ -51,10 +50,13 @@ class QueryStream:
 
     def _read(self, query_id: int) -> tuple[list[pa.RecordBatch], dict[str, Any]]:
         batches = []
+        good = b'{"id": %d, "last": true, "receipt": ' % query_id
         while True:
             chunk = self._exchange.read()
             if chunk.batch is not None:
                 batches.append(chunk.batch)
+            if chunk.metadata is not None and chunk.metadata.startswith(good):
+                return batches, {"receipt": chunk.metadata}  # read when somebody looks at it
             told = json.loads(chunk.metadata) if chunk.metadata else {}
             if told.get("last"):
                 if told.get("id") != query_id:
@@ -62,7 +64,7 @@ class QueryStream:
                 return batches, told
 
     def _table(self, batches: list[pa.RecordBatch]) -> pa.Table:
-        if batches:
+        if self._schema is None and batches:
             self._schema = batches[0].schema
         return pa.Table.from_batches(batches, self._schema or pa.schema([]))
 
@@ -91,29 +93,23 @@ class Watchdog:
         self._closed = threading.Event()
         self._thread: threading.Thread | None = None
 
-    @contextmanager
-    def watching(self, stream: QueryStream, uri: str, timeout_s: float) -> Iterator[None]:
+    def watching(self, stream: QueryStream, uri: str, timeout_s: float) -> _Watching:
         """Around one query. Raises DeadlineExceeded where it was cancelled for its time, and what else broke the stream
         with `uri` in its details."""
-        until = time.monotonic() + timeout_s
+        return _Watching(self, stream, uri, timeout_s)
+
+    def begin(self, stream: QueryStream, until: float) -> None:
+        """`end` follows."""
         with self._lock:
             self._until[stream] = until
             if self._thread is None:
                 self._thread = threading.Thread(target=self._watch, name="proxist-session-watchdog", daemon=True)
                 self._thread.start()
-        try:
-            yield
-        except ProxistError as error:
-            if stream.broken and time.monotonic() >= until:
-                raise DeadlineExceeded(
-                    f"{uri} did not answer a session's query within {timeout_s:g} s. Raise timeout_s, or ask for less."
-                ) from None
-            if stream.broken and isinstance(error, Unavailable):
-                error.details[UNREACHABLE] = uri
-            raise
-        finally:
-            with self._lock:
-                del self._until[stream]
+
+    def end(self, stream: QueryStream) -> None:
+        """The stream is not cancelled from here on."""
+        with self._lock:
+            del self._until[stream]
 
     def check_open(self, uri: str) -> None:
         """Raises Unavailable after `close`."""
@@ -139,13 +135,43 @@ class Watchdog:
                         stream.cancel()
 
 
+class _Watching:
+    """A context manager of one query; a class, since a generator's costs what the rest of a small query does."""
+
+    __slots__ = ("_dog", "_stream", "_timeout_s", "_until", "_uri")
+
+    def __init__(self, dog: Watchdog, stream: QueryStream, uri: str, timeout_s: float) -> None:
+        self._dog, self._stream, self._uri, self._timeout_s = dog, stream, uri, timeout_s
+        self._until = 0.0
+
+    def __enter__(self) -> None:
+        self._until = time.monotonic() + self._timeout_s
+        self._dog.begin(self._stream, self._until)
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
+        self._dog.end(self._stream)
+        if not self._stream.broken or not isinstance(error, ProxistError):
+            return
+        if time.monotonic() >= self._until:
+            raise DeadlineExceeded(
+                f"{self._uri} did not answer a session's query within {self._timeout_s:g} s. Raise timeout_s, or ask for "
+                "less."
+            ) from None
+        if isinstance(error, Unavailable):
+            error.details[UNREACHABLE] = self._uri
+
+
 def shape_of(query: dict[str, Any], probes: pa.RecordBatch | None) -> str:
     """What decides the schemas of a stream: the query without its keys, times, numbers and tokens, and the probes' schema."""
     schema = "" if probes is None else probes.schema.to_string(show_field_metadata=False, show_schema_metadata=False)
-    body = query.get("sql") or {verb: _columns(body) for verb, body in query.items() if isinstance(body, dict)}
-    return json.dumps([body, schema], sort_keys=True)
+    return (
+        repr(query.get("sql") or [(verb, _columns(part)) for verb, part in query.items() if type(part) is dict])
+        + schema
+    )
 
 
-def _columns(body: dict[str, Any]) -> dict[str, Any]:
-    kept = ("table", "columns", "left", "right", "probe", "aggs", "fill", "shard", "op", "rows_of")
-    return {name: _columns(part) if isinstance(part, dict) else part for name, part in body.items() if name in kept}
+def _columns(body: dict[str, Any]) -> list[tuple[str, Any]]:
+    return [(n, _columns(part) if type(part) is dict else part) for n, part in body.items() if n in _SHAPING]
+
+
+_SHAPING = frozenset({"table", "columns", "left", "right", "probe", "aggs", "fill", "shard", "op", "rows_of"})

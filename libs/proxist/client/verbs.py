@@ -137,9 +137,11 @@ class Verbs(ABC):
 
 def probe_batch(rows: Any) -> pa.RecordBatch:
     """Probes as one batch: strings as `string`, times as nanoseconds in UTC (a time without a zone is UTC)."""
-    table = to_table(rows).combine_chunks()
+    table = to_table(rows)
     fields = [pa.field(field.name, _probe_type(field.type)) for field in table.schema]
-    return table.cast(pa.schema(fields)).to_batches()[0] if table.num_rows else _empty(fields)
+    if isinstance(rows, pa.RecordBatch) and rows.schema.equals(pa.schema(fields), check_metadata=True):
+        return rows
+    return table.combine_chunks().cast(pa.schema(fields)).to_batches()[0] if table.num_rows else _empty(fields)
 
 
 def _probe_type(type_: pa.DataType) -> pa.DataType:

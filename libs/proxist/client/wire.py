@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from typing import Any
 
 import pyarrow as pa
 from pyarrow import flight
 
-from proxist.errors import InternalError, InvalidArgument, Unavailable
+from proxist.client.answer import Answer
+from proxist.errors import InvalidArgument, Unavailable
 from proxist.model.receipt import RECEIPT_METADATA_KEY
 from proxist.rpc.flight_client import FlightPeer
 from proxist.rpc.status import from_flight
@@ -37,11 +37,11 @@ def check_uri(uri: str, tls: Tls) -> str:
 class Wire(FlightPeer):
     """Calls to one endpoint; safe for several threads. The connection is made by the first call and again after a break."""
 
-    def get(self, query: Mapping[str, Any], timeout_s: float) -> tuple[pa.Table, dict[str, Any]]:
-        """The answer's rows and its receipt. Rows are complete or an error is raised."""
-        answer = self.do_get(query, timeout_s=timeout_s)
-        receipt = answer.metadata.get(RECEIPT_METADATA_KEY) or answer.app_metadata
-        return answer.table.replace_schema_metadata(None), parse_receipt(receipt)
+    def get(self, query: Mapping[str, Any], timeout_s: float) -> Answer:
+        """Rows are complete or an error is raised."""
+        found = self.do_get(query, timeout_s=timeout_s)
+        receipt = found.metadata.get(RECEIPT_METADATA_KEY) or found.app_metadata
+        return Answer(found.table.replace_schema_metadata(None), receipt)
 
     def action(self, name: str, body: Mapping[str, Any], timeout_s: float) -> Any:
         """The JSON result of a DoAction, None where it has none."""
@@ -66,14 +66,3 @@ class Wire(FlightPeer):
             )
         except pa.ArrowException as error:
             raise from_flight(error, self.uri) from None
-
-
-def parse_receipt(raw: bytes | None) -> dict[str, Any]:
-    """A receipt from schema metadata or app_metadata, where it may stand inside `{"receipt": …}`; {} for none."""
-    if not raw:
-        return {}
-    try:
-        parsed = json.loads(raw)
-    except ValueError:
-        raise InternalError("The server sent a receipt that is not JSON. Report it with both versions.") from None
-    return dict(parsed.get("receipt", parsed)) if isinstance(parsed, dict) else {}

@@ -11,7 +11,7 @@ from typing import Any, Protocol, Self
 
 from proxist.client.acks import Ack, Span
 from proxist.client.delivery import Delivery, Owners
-from proxist.client.frames import conform, is_frame, to_batches, to_table
+from proxist.client.frames import AsIs, conform, is_frame, to_batches, to_table
 from proxist.errors import InvalidArgument, ProxistError
 from proxist.model.table import DURABILITY_LEVELS
 
@@ -73,6 +73,8 @@ class Writer:
             raise InvalidArgument(f"Durability is {durability!r}, but must be one of {', '.join(DURABILITY_LEVELS)}.")
         table_map = owners.table_map(table, fresh=False)
         self._spec = table_map.spec
+        self._schema = self._spec.schema
+        self._as_is = AsIs(self._schema)
         self.table = table
         self.producer = producer or f"sdk-{socket.gethostname()}-{os.getpid()}-{secrets.token_hex(6)}"
         if first_seq is None:
@@ -96,8 +98,12 @@ class Writer:
         No rows send no batch. Raises SchemaMismatch or InvalidBatch before anything is sent where columns are missing,
         extra or mistyped, or a null stands where none may.
         """
-        table = conform(to_table(rows, self._spec.schema), self._spec, cast=is_frame(rows))
-        batches = list(to_batches(table, batch_rows, batch_bytes))
+        ready = self._as_is.batch(rows, batch_rows)
+        if ready is not None and (batch_bytes is None or ready.nbytes <= batch_bytes):
+            batches = [ready]
+        else:
+            table = conform(to_table(rows, self._schema), self._spec, cast=is_frame(rows))
+            batches = list(to_batches(table, batch_rows, batch_bytes))
         span = Span(expected=len(batches))
         for batch in batches:
             self._delivery.submit(batch, span)

@@ -50,6 +50,17 @@ class Chains:
     def live_blocks(self) -> int:
         return int(self._state[w.S_LIVE])
 
+    @property
+    def used_blocks(self) -> int:
+        """Blocks below this one have had rows, those above it never."""
+        return int(self._state[w.S_NEXT])
+
+    def block_arrays(self) -> list[tuple[int, int]]:
+        """(address, bytes per block) of everything that is written when a block is filled."""
+        shared = self._arena.views.mem8.ctypes.data
+        parts = [(shared + region.start, width) for region, width in self._layout.block_regions()]
+        return [*parts, (self._mirror.ctypes.data, 8 * w.MIRROR_STRIDE)]
+
     def blocks_needed(self, codes: Ints) -> int:
         """New blocks for these rows; a row of an unknown key (code -1) counts as one."""
         return int(writing.blocks_needed(self._L, self._mirror, self._keys, codes))

@@ -10,7 +10,7 @@ import numpy.typing as npt
 import pyarrow as pa
 
 from proxist.errors import InvalidBatch, SchemaMismatch, UnsupportedType
-from proxist.model.table import TableSpec
+from proxist.model.table import Column, TableSpec
 from proxist.model.types import accepts
 
 EMPTY8: npt.NDArray[np.uint8] = np.zeros(0, np.uint8)
@@ -35,23 +35,42 @@ class Strings:
         return int(self.offsets[-1] - self.offsets[0]) * self.width
 
 
-def column_of(batch: pa.RecordBatch, spec: TableSpec, name: str) -> pa.Array:
-    """The batch's column of that name, checked against the table's. Raises SchemaMismatch or InvalidBatch."""
-    at = batch.schema.get_field_index(name)
-    if at < 0:
-        raise SchemaMismatch(f"The batch for table {spec.name!r} lacks the column {name!r}. Send every column.")
-    array, column = batch.column(at), spec.column(name)
-    if array.type != column.type:
+class Incoming:
+    """Finds a table's columns in batches."""
+
+    def __init__(self, spec: TableSpec) -> None:
+        self._spec = spec
+        self._schema = spec.schema
+        self._names = tuple(column.name for column in spec.columns)
+
+    def arrays(self, batch: pa.RecordBatch) -> dict[str, pa.Array]:
+        """The table's columns by name, each of its declared type. Raises SchemaMismatch or InvalidBatch."""
+        if batch.schema.equals(self._schema):
+            found = batch.columns
+        else:
+            found = [self._column(batch, column) for column in self._spec.columns]
+        for column, array in zip(self._spec.columns, found, strict=True):
+            if not column.nullable and array.null_count:
+                raise InvalidBatch(
+                    f"Column {column.name!r} of table {self._spec.name!r} has {array.null_count} nulls, but is not "
+                    "nullable. Fill them."
+                )
+        return dict(zip(self._names, found, strict=True))
+
+    def _column(self, batch: pa.RecordBatch, column: Column) -> pa.Array:
+        at = batch.schema.get_field_index(column.name)
+        if at < 0:
+            raise SchemaMismatch(
+                f"The batch for table {self._spec.name!r} lacks the column {column.name!r}. Send every column."
+            )
+        array = batch.column(at)
+        if array.type == column.type:
+            return array
         if not accepts(column.type, array.type):
             raise SchemaMismatch(
-                f"Column {name!r} of table {spec.name!r} came as {array.type}, but is {column.type}. Cast it."
+                f"Column {column.name!r} of table {self._spec.name!r} came as {array.type}, but is {column.type}. Cast it."
             )
-        array = array.cast(column.type)
-    if not column.nullable and array.null_count:
-        raise InvalidBatch(
-            f"Column {name!r} of table {spec.name!r} has {array.null_count} nulls, but is not nullable. Fill them."
-        )
-    return array
+        return array.cast(column.type)
 
 
 def _plain(buffer: Any, dtype: Any, start: int, stop: int) -> npt.NDArray[Any]:

@@ -54,64 +54,69 @@ def key_of(mem: Array, L: Array, slot: int) -> int:
 
 
 @part
-def _pack_valid(mem8: Array, slots: Array, valid: int, out: Array, at: int) -> int:
+def _pack_valid(mem8: Array, slots: Array, order: Array, valid: int, out: Array, at: int) -> int:
     """Arrow validity bitmap at byte `at`; returns the null count. The output is zeroed."""
     nulls = 0
     for i in range(slots.size):
         if slots[i] >= 0 and (valid < 0 or mem8[valid + slots[i]] == 1):
-            out[at + (i >> 3)] |= 1 << (i & 7)
+            row = order[i] if order.size > 0 else i
+            out[at + (row >> 3)] |= 1 << (row & 7)
         else:
             nulls += 1
     return nulls
 
 
 @part
-def _gather_wide(mem: Array, base: int, words: int, slots: Array, out64: Array, at: int) -> None:
+def _gather_wide(mem: Array, base: int, words: int, slots: Array, order: Array, out64: Array, at: int) -> None:
     for i in range(slots.size):
         if slots[i] >= 0:
+            row = order[i] if order.size > 0 else i
             for word in range(words):
-                out64[at + i * words + word] = mem[base + slots[i] * words + word]
+                out64[at + row * words + word] = mem[base + slots[i] * words + word]
 
 
-@kernel(i64(u8r, u16r, i32r, i64r, i64r, i64w, u8w, u16w, i32w, i64w))
+@part
+def _gather(cells: Array, base: int, slots: Array, order: Array, out: Array, at: int) -> None:
+    if order.size > 0:
+        for i in range(slots.size):
+            if slots[i] >= 0:
+                out[at + order[i]] = cells[base + slots[i]]
+    else:
+        for i in range(slots.size):
+            if slots[i] >= 0:
+                out[at + i] = cells[base + slots[i]]
+
+
+@kernel(i64(u8r, u16r, i32r, i64r, i64r, i64r, i64w, u8w, u16w, i32w, i64w))
 def gather_fixed(
-    mem8: Array, mem16: Array, mem32: Array, mem: Array, slots: Array, plan: Array,
+    mem8: Array, mem16: Array, mem32: Array, mem: Array, slots: Array, order: Array, plan: Array,
     out8: Array, out16: Array, out32: Array, out64: Array,
 ) -> int:  # fmt: skip
     """Fill the zeroed output (four views of the same bytes) column by column; slot -1 stays zero and null.
 
-    `plan` has F_WORDS words per column; F_NULLS is written.
+    The row at slots[i] becomes row order[i] of the output, row i where `order` is empty. `plan` has F_WORDS words per
+    column; F_NULLS is written.
     """
     for c in range(plan.size // F_WORDS):
         p = c * F_WORDS
         width, base, at = plan[p + F_WIDTH], plan[p + F_BASE], plan[p + F_OUT]
         if width == 8:
-            at >>= 3
-            for i in range(slots.size):
-                if slots[i] >= 0:
-                    out64[at + i] = mem[base + slots[i]]
+            _gather(mem, base, slots, order, out64, at >> 3)
         elif width == 4:
-            at >>= 2
-            for i in range(slots.size):
-                if slots[i] >= 0:
-                    out32[at + i] = mem32[base + slots[i]]
+            _gather(mem32, base, slots, order, out32, at >> 2)
         elif width == 2:
-            at >>= 1
-            for i in range(slots.size):
-                if slots[i] >= 0:
-                    out16[at + i] = mem16[base + slots[i]]
+            _gather(mem16, base, slots, order, out16, at >> 1)
         elif width == 1:
-            for i in range(slots.size):
-                if slots[i] >= 0:
-                    out8[at + i] = mem8[base + slots[i]]
+            _gather(mem8, base, slots, order, out8, at)
         elif width == 0:
             for i in range(slots.size):
                 if slots[i] >= 0:
-                    out8[at + (i >> 3)] |= (mem8[base + slots[i]] & 1) << (i & 7)
+                    row = order[i] if order.size > 0 else i
+                    out8[at + (row >> 3)] |= (mem8[base + slots[i]] & 1) << (row & 7)
         elif width > 8:
-            _gather_wide(mem, base, width >> 3, slots, out64, at >> 3)
+            _gather_wide(mem, base, width >> 3, slots, order, out64, at >> 3)
         if plan[p + F_VALID] > -2:
-            plan[p + F_NULLS] = _pack_valid(mem8, slots, plan[p + F_VALID], out8, plan[p + F_VALID_OUT])
+            plan[p + F_NULLS] = _pack_valid(mem8, slots, order, plan[p + F_VALID], out8, plan[p + F_VALID_OUT])
     return 0
 
 

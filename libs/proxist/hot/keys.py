@@ -14,6 +14,7 @@ from proxist.hot.layout import Layout
 
 Ints = npt.NDArray[np.int64]
 _SETS_MAX = 256
+_EACH_MAX, _EACH_KEYS_MAX = 4_096, 64
 _NO_KEY = -2
 
 
@@ -23,6 +24,7 @@ class KeyIndex:
     def __init__(self, layout: Layout, views: Views) -> None:
         self._dictionary = Dictionary(views, layout.dictionary_layout(""))
         self._sets: dict[tuple[str, ...], Ints] = {}
+        self._each: dict[tuple[str, ...], Ints] = {}
         self._sorted: tuple[int, Ints, pa.Array] = (0, _readonly(np.zeros(0, np.int64)), pa.array([], pa.string()))
         self._names: pa.Array = pa.array([], pa.string())
 
@@ -69,6 +71,18 @@ class KeyIndex:
         if len(strings.valid):
             codes[strings.valid == 0] = _NO_KEY
         return _readonly(codes)
+
+    def each(self, keys: tuple[str, ...]) -> tuple[Ints, bool]:
+        """(a code per key, -1 where it is unknown; whether all are known)."""
+        if (known := self._each.get(keys)) is not None:
+            return known, True
+        codes = self.probe_codes(pa.array(keys, pa.string()))
+        all_known = bool((codes >= 0).all())
+        if all_known and len(keys) <= _EACH_KEYS_MAX:
+            if len(self._each) >= _EACH_MAX:
+                self._each = {}
+            self._each[keys] = codes
+        return codes, all_known
 
     def names(self, codes: Ints) -> tuple[str, ...]:
         """The keys of these codes."""

@@ -68,6 +68,14 @@ class Layout:
     def slots(self) -> int:
         return self.blocks * self.block_rows
 
+    def block_regions(self) -> Iterator[tuple[Region, int]]:
+        """The regions that every block has its part of, with the part's bytes."""
+        yield self.regions["headers"], 8 * w.SHARED_STRIDE
+        cells = self.slots + 2 * self.keys_max
+        for name, region in self.regions.items():
+            if name in ("time", "seq", "offset") or name.startswith(_PER_SLOT):
+                yield region, region.bytes // cells * self.block_rows
+
     def to_bytes(self) -> bytes:
         """The descriptor: JSON at byte 4096 of the memory."""
         regions = {name: [r.start, r.dtype, r.length] for name, r in self.regions.items()}
@@ -109,6 +117,7 @@ class Layout:
         return out
 
 
+_PER_SLOT = ("data:", "codes:", "payload:", "length:", "valid:")
 _DICTIONARY_PARTS = ("head", "positions", "hashes", "table", "bytes")
 
 

@@ -130,9 +130,8 @@ class Operators:
         plan = self._plan(op.columns if op.columns is not None else None, unmatched=True)
         codes = self._keys.probe_codes(probes.keys)
         times = np.ascontiguousarray(probes.times_ns, np.int64).view()
-        order = None
-        if len(codes) >= _GROUPED_FROM:
-            order = np.empty(len(codes), np.int64)
+        order = np.empty(len(codes) if len(codes) >= _GROUPED_FROM else 0, np.int64)
+        if len(order):
             searching.group_probes(codes, np.zeros(int(codes.max()) + 5, np.int64), order)
             codes, times = codes[order], times[order]
         codes.flags.writeable = times.flags.writeable = False
@@ -145,12 +144,12 @@ class Operators:
         )  # fmt: skip
         if found < 0:
             return None
-        rows = plan.gather(slots)
+        rows = plan.gather(slots, order=order)
         if stats[2] and not reading.still_valid(self._mem, self._L, slots, versions):
             return None
         undecided = cold[: int(stats[0])].copy()
-        if order is not None and rows is not None:
-            rows, undecided = _ungrouped(rows, order), np.sort(order[undecided])
+        if len(order):
+            undecided = np.sort(order[undecided])
         return self._part(rows, cut, ColdNeed((), undecided))
 
     def _scan(self, op: HotScan, cut: _Cut, _probes: Probes | None) -> HotPart | None:
@@ -194,10 +193,3 @@ class Operators:
         codes = self._keys.sorted()[0] if op.keys is None else self._keys.codes(op.keys)
         found = self._window_answers.rows(op, codes, cut.seam, cut.end)
         return None if found is None else self._part(found[0], cut, self._cold_keys(cut, found[1], len(codes)))
-
-
-def _ungrouped(rows: pa.RecordBatch, order: Ints) -> pa.RecordBatch:
-    """Row i of `rows` to place order[i]."""
-    back = np.empty(len(order), np.int64)
-    back[order] = np.arange(len(order))
-    return rows.take(pa.array(back))

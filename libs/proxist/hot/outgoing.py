@@ -40,6 +40,8 @@ Ints = npt.NDArray[np.int64]
 _NEVER_NULL, _NULL_WHERE_UNMATCHED = -2, -1
 _SHAPES_MAX = 256
 _ALIGN = 64
+_AS_THEY_COME: Ints = np.zeros(0, np.int64)
+_AS_THEY_COME.flags.writeable = False
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -90,14 +92,20 @@ class GatherPlan:
         self.schema = pa.schema(fields)
         self._shapes: dict[int, tuple[Ints, int]] = {}
 
-    def gather(self, slots: Ints, known_keys: pa.Array | None = None) -> pa.RecordBatch | None:
+    def gather(
+        self, slots: Ints, known_keys: pa.Array | None = None, order: Ints = _AS_THEY_COME
+    ) -> pa.RecordBatch | None:
         """The rows at `slots`; None where values from another moment were met. `known_keys`: the key column, if known.
 
-        Raises InvalidArgument where a column would pass 2 GiB.
+        With `order`, each number below len(slots) once, the row at slots[i] becomes row order[i]. Raises InvalidArgument where a column would pass 2 GiB.
         """
         count = len(slots)
         arrays: list[Any] = [None] * len(self.schema)
-        self._gather_fixed(slots, count, arrays)
+        self._gather_fixed(slots, order, count, arrays)
+        if self._varying and len(order):
+            placed = np.empty(count, np.int64)
+            placed[order] = slots
+            slots = placed
         for column in self._varying:
             if known_keys is not None and column.at == self.key_at:
                 arrays[column.at] = known_keys
@@ -113,31 +121,39 @@ class GatherPlan:
         if (known := self._shapes.get(count)) is not None:
             return known
         plan, at = np.zeros(len(self._fixed) * F_WORDS, np.int64), 0
+        unmatched = -1  # where the bitmap lies that all columns share which are null only there
         bitmap = _aligned((count + 7) // 8)
         for i, column in enumerate(self._fixed):
             p = i * F_WORDS
             plan[p + F_WIDTH], plan[p + F_BASE], plan[p + F_OUT] = column.width, column.base, at
             at += bitmap if column.width == 0 else _aligned(count * column.width)
             plan[p + F_VALID], plan[p + F_VALID_OUT] = column.valid, at
-            at += bitmap if column.valid != _NEVER_NULL else 0
+            if column.valid == _NULL_WHERE_UNMATCHED and unmatched >= 0:
+                plan[p + F_VALID], plan[p + F_VALID_OUT] = _NEVER_NULL, unmatched
+            elif column.valid != _NEVER_NULL:
+                unmatched = at if column.valid == _NULL_WHERE_UNMATCHED else unmatched
+                at += bitmap
         if len(self._shapes) >= _SHAPES_MAX:
             self._shapes = {}
         self._shapes[count] = plan, at
         return plan, at
 
-    def _gather_fixed(self, slots: Ints, count: int, arrays: list[Any]) -> None:
+    def _gather_fixed(self, slots: Ints, order: Ints, count: int, arrays: list[Any]) -> None:
         template, size = self._shape(count)
         plan, v = template.copy(), self._views
         out64 = np.zeros((size >> 3) + 1, np.int64)
         out8 = out64.view(np.uint8)
         kernels.gather_fixed(
-            v.mem8, v.mem16, v.mem32, v.mem, slots, plan, out8, out64.view(np.uint16), out64.view(np.int32), out64
-        )
-        buffer, words = pa.py_buffer(out64), plan.tolist()
+            v.mem8, v.mem16, v.mem32, v.mem, slots, order, plan,
+            out8, out64.view(np.uint16), out64.view(np.int32), out64,
+        )  # fmt: skip
+        buffer, words, unmatched = pa.py_buffer(out64), plan.tolist(), 0
         for i, column in enumerate(self._fixed):
             p = i * F_WORDS
             size = (count + 7) // 8 if column.width == 0 else count * column.width
             data, valid, nulls = buffer.slice(words[p + F_OUT], size), None, words[p + F_NULLS]
+            if column.valid == _NULL_WHERE_UNMATCHED:
+                nulls = unmatched = nulls or unmatched
             if nulls:
                 valid = buffer.slice(words[p + F_VALID_OUT], (count + 7) // 8)
             arrays[column.at] = pa.Array.from_buffers(column.type, count, [valid, data], nulls)

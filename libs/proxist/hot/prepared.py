@@ -11,9 +11,9 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
-import pyarrow as pa
 
 from proxist.errors import InvalidArgument
+from proxist.hot import words as w
 from proxist.hot.arena import Views
 from proxist.hot.kernels import asof as searching
 from proxist.hot.kernels import prepared as kernels
@@ -59,11 +59,15 @@ class Shape:
     starts: tuple[int, ...]
     """First byte of each column, then of each nullable one's validity."""
 
+    has_flags: bool
+    """Whether a column is boolean: a byte per cell here, a bit in Arrow."""
+
     @staticmethod
     def of(spec: TableSpec, columns: tuple[str, ...], plan: Ints, count: int) -> Shape:
         typed = tuple((name, _dtype_of(spec, name)) for name in columns)
         nullable = tuple(name for name in columns if spec.column(name).nullable)
-        return Shape(count, typed, nullable, tuple(plan[F_OUT::F_WORDS].tolist()))
+        has_flags = any(dtype == np.bool_ for _, dtype in typed)
+        return Shape(count, typed, nullable, tuple(plan[F_OUT::F_WORDS].tolist()), has_flags)
 
     def views(self, out: Ints) -> tuple[dict[str, npt.NDArray[Any]], dict[str, npt.NDArray[np.bool_]]]:
         """(arrays, valid) on an output, or on a copy of one."""
@@ -74,6 +78,17 @@ class Shape:
 
         arrays = {name: column(c, dtype) for c, (name, dtype) in enumerate(self.columns)}
         return arrays, {name: column(first + c, np.dtype(np.bool_)) for c, name in enumerate(self.nullable)}
+
+
+class LastRows(NamedTuple):
+    """What one read found: `shape.views(cells)` are its arrays, `slots` -1 where there is no row; a copy."""
+
+    shape: Shape
+    cells: Ints
+    slots: Ints
+    told: Told
+    undecided: int
+    """Rows that RAM alone could not decide."""
 
 
 class Prepared:
@@ -90,8 +105,7 @@ class Prepared:
         columns: tuple[str, ...],
     ) -> None:
         """Use `HotReader.prepare_last_by` or `prepare_asof`. `names[i]` is row i's key."""
-        self._index, self._names, self._known = keys, pa.array(names, pa.string()), -1
-        self._codes, self._complete = np.full(len(names), -1, np.int64), False
+        self._index = keys
         self._memory = (views.mem8, views.mem16, views.mem32, views.mem, L)
         self._page, self._plan, out = page, *_plan(layout, columns, len(names))
         self._outputs = (out.view(np.uint8), out.view(np.uint16), out.view(np.int32), out)
@@ -99,7 +113,12 @@ class Prepared:
         self.told = np.zeros(kernels.T_WORDS, np.int64)
         self.shape = Shape.of(layout.spec, columns, self._plan, len(names))
         self.arrays, self.valid = self.shape.views(out)
-        self._encode()
+        self.turn_to(names)
+
+    def turn_to(self, names: tuple[str, ...]) -> None:
+        """From now on row i is names[i]'s; there are as many as before."""
+        self._names = names
+        self._look_up()
 
     def copied(self) -> tuple[Ints, Ints, Told]:
         """(output for `shape.views`, slots: -1 where there is no row, what it was made of) of the last read."""
@@ -120,10 +139,13 @@ class Prepared:
         """Look up again the keys that the shard had not seen, where it has seen more keys since; whether one is found now."""
         if self._complete or self._known == self._index.count:
             return False
-        self._known = self._index.count
-        before, self._codes = self._codes, self._index.probe_codes(self._names)
-        self._complete = bool((self._codes >= 0).all())
+        before = self._codes
+        self._look_up()
         return not np.array_equal(before, self._codes)
+
+    def _look_up(self) -> None:
+        self._known = self._index.count
+        self._codes, self._complete = self._index.each(self._names)
 
     def _arguments(self) -> tuple[Any, ...]:
         """What every kernel call begins with."""
@@ -145,8 +167,36 @@ class Prepared:
 class PreparedLastBy(Prepared):
     """Each key's last row."""
 
+    @property
+    def outdated(self) -> bool:
+        """Whether the last read may lack a key, since there are more now than it was made for."""
+        return False
+
     def _run(self, *arguments: Any) -> int:
         return int(kernels.last_now(*self._arguments()))
+
+
+class PreparedEvery(PreparedLastBy):
+    """The last rows of all keys that there were when it was made, ascending by key: `keys` says which."""
+
+    def __init__(
+        self, layout: Layout, views: Views, L: Ints, index: KeyIndex, page: Ints, columns: tuple[str, ...]
+    ) -> None:
+        self._every, self.keys = index.sorted()
+        self._knows_history = bool(views.mem[w.H_COMPLETE])  # as long as the hot set lives
+        super().__init__(layout, views, L, index, page, ("",) * len(self.keys), columns)
+
+    @property
+    def outdated(self) -> bool:
+        return self._index.count != len(self.keys)
+
+    @property
+    def undecided(self) -> int:
+        """Where history may have keys that RAM has not, nothing is decided."""
+        return super().undecided if self._knows_history else max(1, len(self.keys))
+
+    def _look_up(self) -> None:
+        self._codes, self._complete = self._every, True
 
 
 class PreparedAsof(Prepared):

@@ -7,6 +7,7 @@ the owner still is the owner. Else begin again.
 
 from __future__ import annotations
 
+import threading
 import time
 from typing import Any
 
@@ -23,7 +24,7 @@ from proxist.hot.layout import Layout
 from proxist.hot.operators import Operators
 from proxist.hot.ops import HotOp, HotPart, Marks, Probes
 from proxist.hot.pins import Pins
-from proxist.hot.prepared import PreparedAsof, PreparedLastBy
+from proxist.hot.prepared import LastRows, PreparedAsof, PreparedEvery, PreparedLastBy
 from proxist.hot.prepared_window import PreparedWindow
 from proxist.model.ids import Epoch, Offset, ShardId, TimeNs
 from proxist.model.query import Agg
@@ -31,6 +32,7 @@ from proxist.model.table import TableSpec
 
 TRIES = 8
 _TRIES_BEFORE_PIN = 2
+_SHARED_MAX = 64
 
 
 class HotReader:
@@ -49,6 +51,7 @@ class HotReader:
         self._shard, self._epoch = ShardId(int(views.mem[w.H_SHARD])), Epoch(int(views.mem[w.H_EPOCH]))
         self._page = EpochPage(epoch_page_path) if epoch_page_path else None
         self._pins = pins
+        self._shared: dict[tuple[tuple[str, ...], int], tuple[threading.Lock, PreparedLastBy]] = {}
         self.retry_count = 0
         """Reads that began again because rows were evicted under them; not exact where threads meet."""
 
@@ -144,6 +147,33 @@ class HotReader:
             self.retry_count += 1
         raise self._outrun()
 
+    def last_rows(self, keys: tuple[str, ...], columns: tuple[str, ...]) -> LastRows:
+        """Each key's last row as of one instant, row i for keys[i]: a prepared read that all threads share, one per columns
+        and number of keys. Raises as `prepare_last_by` and `read` do."""
+        shared = self._shared.get((columns, len(keys)))
+        if shared is None:
+            shared = self._share(keys, columns)
+        lock, prepared = shared
+        with lock:
+            prepared.turn_to(keys)
+            self.read(prepared)
+            return LastRows(prepared.shape, *prepared.copied(), prepared.undecided)
+
+    def prepare_every(self, columns: tuple[str, ...]) -> PreparedEvery:
+        """Each key's last row, of all keys that there are now, for `read`; once it is `outdated` it is made anew. Raises as
+        `prepare_last_by` does."""
+        layout, views, L, keys, page, *_ = self._prepare((), ())
+        return PreparedEvery(layout, views, L, keys, page, columns)
+
+    def _share(self, keys: tuple[str, ...], columns: tuple[str, ...]) -> tuple[threading.Lock, PreparedLastBy]:
+        made = threading.Lock(), self.prepare_last_by(keys, columns)
+        if len(self._shared) >= _SHARED_MAX:
+            self._shared = {}
+        self._shared[columns, len(keys)] = made
+        if self._operators is None:
+            self._shared = {}  # closed meanwhile: what is prepared holds the memory
+        return made
+
     def _prepare(self, keys: tuple[str, ...], columns: tuple[str, ...]) -> tuple[Any, ...]:
         operators = self._alive()
         page = np.array([0, self._epoch], np.int64) if self._page is None else self._page.cells
@@ -188,6 +218,7 @@ class HotReader:
     def close(self) -> None:
         """Unmap as soon as running calls have ended; later calls raise Unavailable (reason "closed")."""
         self._operators = None
+        self._shared = {}
 
 
 def read_marks(mem: npt.NDArray[np.int64], key_count: int) -> Marks:

@@ -10,11 +10,12 @@ import pyarrow as pa
 
 from proxist.errors import BatchTooLarge, Overloaded
 from proxist.hot import words as w
+from proxist.hot.ahead import Ahead
 from proxist.hot.arena import Arena
 from proxist.hot.boundaries import HotCarried, capture
 from proxist.hot.chains import Chains
 from proxist.hot.dictionary import Dictionary
-from proxist.hot.incoming import Take, cells_of, column_of, strings_of
+from proxist.hot.incoming import Incoming, Take, cells_of, strings_of
 from proxist.hot.layout import Layout, block_bytes, plan_layout
 from proxist.hot.ledger import Arrivals, TimeSpans, Unpersisted
 from proxist.hot.ops import Marks
@@ -45,7 +46,9 @@ class HotSet:
         self._arena = Arena(layout)
         self._mem = self._arena.views.mem
         self._chains = Chains(layout, self._L, self._arena)
+        self._ahead = Ahead(layout.spec.name, self._chains.block_arrays(), layout.blocks)
         self._ring = PayloadRing(self._arena, self._L)
+        self._incoming = Incoming(layout.spec)
         self._stores = column_stores(layout, self._arena.views, self._ring)
         self._dictionary = Dictionary(self._arena.views, layout.dictionary_layout(""))
         self._dictionary.create()
@@ -58,6 +61,8 @@ class HotSet:
         self._pins = Pins()
         self._closed = False
         self._taken: dict[int, Take] = {}
+        self._staged: tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]] | None = None
+        """Blocks and keys of the last append, which readers do not follow yet."""
         self._last_marks: Marks | None = None
         self._last_used = (0, 0)
         self.eviction_count = 0
@@ -176,31 +181,27 @@ class HotSet:
             take = self._take(batch)
             if lack := self._lack([take]):
                 raise self._overloaded(lack, batch.num_rows)
+        self._expose()
         slots, blocks, keys, min_time = self._chains.place(take.codes, take.times, take.seqs, first)
         self._ring.note(first)
         for store, taken in zip(self._stores, take.columns, strict=True):
             store.put(taken, slots)
-        self._chains.expose(blocks, keys)
+        self._staged = blocks, keys
+        self._ahead.used(self._chains.used_blocks)
         self._appended += batch.num_rows
         self._arrivals.note(self._appended, arrived_ns)
-        max_time = int(take.times.max())
-        self._unpersisted.note(self._appended, min_time, max_time)
-        self.spans.note(self._appended, min_time, max_time)
+        for ledger in (self._unpersisted, self.spans):
+            ledger.note(self._appended, min_time, int(take.times.max()))
         self._mem[w.H_T_PERSISTED] = self._unpersisted.time_persisted()
         return Offset(self._appended)
 
     def _take(self, batch: pa.RecordBatch) -> Take:
-        spec = self._spec
-        keys = strings_of(column_of(batch, spec, spec.key))
+        spec, arrays = self._spec, self._incoming.arrays(batch)
+        keys = strings_of(arrays[spec.key])
         codes, unknown = self._dictionary.encode(keys)
-        times = cells_of(column_of(batch, spec, spec.time), 8)
-        seqs = cells_of(column_of(batch, spec, spec.seq), 8) if spec.seq else _NO_SEQ
-        arrays: dict[str, pa.Array] = {}
-        columns = []
-        for store in self._stores:
-            if store.name not in arrays:
-                arrays[store.name] = column_of(batch, spec, store.name)
-            columns.append(store.take(arrays[store.name]))
+        times = cells_of(arrays[spec.time], 8)
+        seqs = cells_of(arrays[spec.seq], 8) if spec.seq else _NO_SEQ
+        columns = [store.take(arrays[store.name]) for store in self._stores]
         if unknown and self._dictionary.room_for(unknown, keys.bytes):
             # Known from here on, rows or not: counted as unknown, each row of a new key would ask for a block of its own.
             self._dictionary.add_missing(keys, codes, w.INT64_MAX)
@@ -212,13 +213,15 @@ class HotSet:
         unknown = sum(take.unknown for take in takes)
         if unknown:  # `_take` found no room for them
             return "keys"
-        codes = takes[0].codes if len(takes) == 1 else np.concatenate([take.codes for take in takes])
-        blocks = self._chains.live_blocks + self._chains.blocks_needed(codes)
         lacking, payload = self._payloads_lack(takes)
         if lacking:
             return "payload bytes"
-        used = blocks * self._block_bytes + self._ring.used_bytes + payload
-        return "bytes" if blocks > self._layout.blocks or used > self._hot_bytes else None
+        left = self._hot_bytes - self._ring.used_bytes - payload
+        blocks_max = min(self._layout.blocks, left // self._block_bytes) - self._chains.live_blocks
+        if sum(len(take.codes) for take in takes) <= blocks_max:
+            return None  # a block for each row: what is left is counted only where it is little
+        codes = takes[0].codes if len(takes) == 1 else np.concatenate([take.codes for take in takes])
+        return "bytes" if self._chains.blocks_needed(codes) > blocks_max else None
 
     def _payloads_lack(self, takes: list[Take]) -> tuple[bool, int]:
         """(whether the ring lacks room for the payloads of all of these, their bytes)."""
@@ -251,7 +254,15 @@ class HotSet:
         """Make the rows below `end` visible to readers that start from now on. `end` never goes back (ValueError)."""
         if not int(self._mem[w.H_END]) <= end <= self._appended:
             raise ValueError(f"end {end} is not between {int(self._mem[w.H_END])} and the appended {self._appended}")
+        self._expose()
         self._mem[w.H_END] = end
+
+    def _expose(self) -> None:
+        """Let chains and last rows lead to what was appended. Not before they have to: until `publish`, readers that
+        meet rows above their end walk back from them, and a log's flush may lie in between."""
+        if self._staged is not None:
+            self._chains.expose(*self._staged)
+            self._staged = None
 
     def set_persisted(self, offset: Offset) -> None:
         """Rows below `offset` are confirmed in ClickHouse. A lower value than before is ignored.
@@ -293,6 +304,7 @@ class HotSet:
         target = min(int(floor), self._evictable(logged), now + rows_max)
         if target <= now:
             return Offset(now)
+        self._expose()  # eviction compares what readers follow with what the writer knows
         with self._pins.evicting() as allowed:
             if not allowed:
                 return Offset(now)
@@ -370,6 +382,7 @@ class HotSet:
             return
         self._last_used = self.usage()
         self._closed = True
+        self._ahead.close()
         self._mem[w.H_CLOSED] = 1
         self._mem[w.H_LEASE_UNTIL] = 0
         self._last_marks = self.marks()

@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from proxist.errors import InvalidArgument
 from proxist.model.ids import Epoch, Offset, ShardId
 
-_PREFIX = "px1."
+PREFIX = "px1."
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,10 +37,10 @@ class Token:
 
     def __str__(self) -> str:
         entries = b"".join(
-            _varint(shard) + _varint(mark.epoch) + _varint(mark.end) for shard, mark in sorted(self.marks.items())
+            varint(shard) + varint(mark.epoch) + varint(mark.end) for shard, mark in sorted(self.marks.items())
         )
         packed = entries + zlib.crc32(entries).to_bytes(4, "little")
-        return _PREFIX + base64.urlsafe_b64encode(packed).decode().rstrip("=")
+        return PREFIX + base64.urlsafe_b64encode(packed).decode().rstrip("=")
 
     def merge(self, other: Token) -> Token:
         """The later mark of each shard: what both tokens saw."""
@@ -57,9 +57,9 @@ def parse_token(text: object) -> Token:
     wrong = InvalidArgument(
         f"{str(text)[:80]!r} is not a token of this version. Pass the text of an ack's or receipt's `token` unchanged."
     )
-    if not isinstance(text, str) or not text.startswith(_PREFIX):
+    if not isinstance(text, str) or not text.startswith(PREFIX):
         raise wrong
-    body = text.removeprefix(_PREFIX)
+    body = text.removeprefix(PREFIX)
     try:
         packed = base64.urlsafe_b64decode(body + "=" * (-len(body) % 4))
     except (binascii.Error, ValueError):
@@ -77,7 +77,8 @@ def parse_token(text: object) -> Token:
     return Token({ShardId(shard): Mark(Epoch(epoch), Offset(end)) for shard, epoch, end in triples})
 
 
-def _varint(value: int) -> bytes:
+def varint(value: int) -> bytes:
+    """LEB128."""
     out = bytearray()
     while value > 0x7F:
         out.append(value & 0x7F | 0x80)

@@ -82,6 +82,10 @@ class Attached:
             reader = self._readers.get(shard)
         return Epoch(0) if reader is None else reader.epoch
 
+    def attached(self, shard: ShardId) -> HotReader | None:
+        """The shard's reader, where it is attached now."""
+        return self._readers.get(shard)
+
     @property
     def retry_count(self) -> int:
         """Reads that began again because rows were evicted under them."""

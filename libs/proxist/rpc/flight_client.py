@@ -12,7 +12,7 @@ import threading
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from types import TracebackType
-from typing import Any, NoReturn, Self
+from typing import Any, NamedTuple, NoReturn, Self
 
 import pyarrow as pa
 from pyarrow import flight
@@ -39,8 +39,7 @@ class Answer:
     app_metadata: bytes | None
 
 
-@dataclass(frozen=True)
-class Chunk:
+class Chunk(NamedTuple):
     """One message of a stream: either part may be missing."""
 
     batch: pa.RecordBatch | None
@@ -106,10 +105,11 @@ class FlightPeer:
                     batches.append(chunk.data)
                 if chunk.app_metadata is not None:
                     app_metadata = chunk.app_metadata.to_pybytes()
-            table = pa.Table.from_batches(batches, schema=reader.schema)
+            schema = reader.schema
+            table = pa.Table.from_batches(batches, schema=schema)
         except pa.ArrowException as error:
             raise self._typed(error) from None
-        return Answer(table, reader.schema.metadata or {}, app_metadata)
+        return Answer(table, schema.metadata or {}, app_metadata)
 
     def stream(self, ticket: Mapping[str, Any] | bytes, *, timeout_s: float) -> GetStream:
         """A DoGet answer chunk by chunk; for endless streams `timeout_s` bounds the stream's life."""

@@ -321,9 +321,9 @@ class _Listener(flight.FlightServerBase):
     def _stream(self, call: Call, answer: pa.Table | pa.RecordBatch | BatchStream) -> flight.FlightDataStream:
         if isinstance(answer, BatchStream):
             return flight.GeneratorStream(answer.schema, self._generate(call, answer))
-        table = pa.Table.from_batches([answer]) if isinstance(answer, pa.RecordBatch) else answer
-        batches = [part for batch in table.to_batches() for part in slices(batch)]
-        return flight.RecordBatchStream(pa.Table.from_batches(batches, schema=table.schema))
+        batches = [answer] if isinstance(answer, pa.RecordBatch) else answer.to_batches()
+        parts = [part for batch in batches for part in slices(batch)]
+        return flight.RecordBatchStream(pa.Table.from_batches(parts, schema=answer.schema))
 
     def _generate(self, call: Call, answer: BatchStream) -> Iterator[Any]:
         """The stream's own call: the handler has returned, the thread is pinned until the last batch is read."""

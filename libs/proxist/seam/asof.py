@@ -103,11 +103,12 @@ def probes_of(rows: pa.Table, spec: TableSpec) -> Probes:
                 f"Probe column {name!r} has {column.null_count} nulls, but must have none. Leave those rows out."
             )
         columns.append(_cast(column, want, f"Probe column {name!r} is {column.type}, but must be {kind}."))
-    times = columns[1].cast(pa.int64())
-    return Probes(columns[0], times.to_numpy(zero_copy_only=False))
+    return Probes(columns[0], columns[1].view(pa.int64()).to_numpy(zero_copy_only=False))
 
 
 def _cast(column: pa.ChunkedArray, want: pa.DataType, wrong: str) -> pa.Array:
+    if column.type == want and column.num_chunks == 1:
+        return column.chunk(0)
     is_time = pa.types.is_timestamp(want)
     if pa.types.is_timestamp(column.type) if is_time else accepts(want, column.type):
         try:

@@ -21,6 +21,7 @@ from proxist.model.table import Table
 from proxist.telemetry.tracing import LINKS_MAX, Stages
 from proxist.wal.record import RecordIn, cut_record, encode_body, persisted_record, rows_record
 from proxist.wal.writer import LogWriter
+from proxist_ingest.beside import Beside
 from proxist_ingest.carried import Carried, Carry
 from proxist_ingest.counts import Counts
 from proxist_ingest.cutter import Cutter
@@ -29,6 +30,9 @@ from proxist_ingest.logtail import LogTail
 from proxist_ingest.part import LEVELS, Part, PartAck, Receiver
 from proxist_ingest.producers import Original
 from proxist_ingest.residency import Residency, concat
+
+BESIDE_ROWS = 256
+"""From so many rows on they are placed in memory while the log is flushed; fewer cost less than waking a thread."""
 
 
 class Lease(Protocol):
@@ -96,6 +100,7 @@ class Committer:
         self._lease = lease
         self._after_append = after_append
         self._syncs_inline = table.spec.durability == "disk"
+        self._beside = Beside(f"shard-{shard}-place")
         self._open_links: tuple[str, ...] = ()
         if log.end > carried.persisted:  # recovered rows: how old they are is not known any more
             self.counts.arrivals.note(log.end, time.monotonic_ns())
@@ -129,10 +134,10 @@ class Committer:
             self._refuse(group, error)
             return
         _reached(stages, "wal.write")
-        self._make_durable(group)
+        placed = self._make_durable(group, self._rows_of(group, rows))
         _reached(stages, "wal.flush" if self._syncs_inline else None)
         reach("commit.publish.before")
-        self._publish(group, rows)
+        self._publish(group, placed)
         reach("commit.publish.after")
         _reached(stages, "hot.apply")
         self._answer(group)
@@ -150,7 +155,7 @@ class Committer:
         except Overloaded:  # the disk is full: the batch stays open and is cut later
             self.cutter.restore(cutter_before)
             raise
-        self._make_durable(group)
+        self._make_durable(group, None)
         return group.end
 
     def set_persisted(self, persisted: Offset) -> None:
@@ -169,6 +174,10 @@ class Committer:
         """What is known beside the rows, now; for the shard's turn, which it holds for microseconds per producer."""
         seqs = None if self._dedup is None else self._dedup.instant()
         return Carry(self._log.mark, self._producers.instant(), seqs, self._bounds.cuts())
+
+    def close(self) -> None:
+        """End the committer's thread; nothing is committed any more."""
+        self._beside.close()
 
     def sync(self) -> None:
         """fdatasync; then followers see what was cut before it and raised acks go out. Called on one thread at most."""
@@ -246,13 +255,33 @@ class Committer:
         for bound, links in group.cuts:
             self._bounds.cut(self._epoch, bound, links)
 
-    def _make_durable(self, group: _Group) -> None:
-        if not group.records and not group.accepted:
-            return  # a part without a record still says that everything before it is at its level
-        if self._syncs_inline:
-            self.sync()
+    def _rows_of(self, group: _Group, sent: pa.RecordBatch | None) -> pa.RecordBatch | None:
+        """All rows that the group adds; `sent`: those of all its parts, which they are unless some were left out."""
+        with_rows = [accepted.rows for accepted in group.accepted if accepted.rows.num_rows]
+        if not with_rows:
+            return None
+        if sent is not None and sent.num_rows == sum(rows.num_rows for rows in with_rows):
+            return sent
+        return concat(with_rows)
+
+    def _make_durable(self, group: _Group, rows: pa.RecordBatch | None) -> pa.RecordBatch | None:
+        """Bring the group to the table's level and its `rows` into memory, which no reader sees yet. Returns `rows`."""
+
+        def place() -> None:
+            if rows is not None:
+                self._hot.append(rows, Offset(group.end - rows.num_rows), time.time_ns())
+
+        if not self._syncs_inline:
+            if group.records or group.accepted:
+                self._after_append()
+            place()
+        elif rows is not None and rows.num_rows >= BESIDE_ROWS:
+            self._beside.both(place, self.sync)
         else:
-            self._after_append()
+            if group.records or group.accepted:  # else it still says that everything before it is at its level
+                self.sync()
+            place()
+        return rows
 
     def _refuse(self, group: _Group, error: Overloaded) -> None:
         """Take back what the group had accepted in memory, newest first, and tell its senders."""
@@ -270,16 +299,11 @@ class Committer:
             else:  # it repeats a batch of this very group
                 part.done(error)
 
-    def _publish(self, group: _Group, sent: pa.RecordBatch | None) -> None:
-        """Make the group's rows visible; `sent`: those of all its parts, which they are unless some were left out."""
+    def _publish(self, group: _Group, rows: pa.RecordBatch | None) -> None:
+        """Make the group's rows, which are placed, visible."""
         # After the flush: it may have taken longer than the lease, and whoever owns the shard then has not these rows.
         self._check_lease()
-        with_rows = [accepted for accepted in group.accepted if accepted.rows.num_rows]
-        if with_rows:
-            rows = sent
-            if rows is None or rows.num_rows != sum(accepted.rows.num_rows for accepted in with_rows):
-                rows = concat([accepted.rows for accepted in with_rows])
-            self._hot.append(rows, with_rows[0].original.first, time.time_ns())
+        if rows is not None:
             self._hot.publish(group.end)
             self.counts.rows += rows.num_rows
             self.counts.arrivals.note(group.end, time.monotonic_ns())

@@ -85,7 +85,14 @@ class IngestDoor(FlightHandler):
         self._gate.check_serving()
         if _internal(descriptor.command or b"").get("session") is not True:
             raise InvalidArgument('A DoExchange here is a session: send the descriptor CMD {"session": true}.')
-        serve_session(call, reader, writer, lambda query, probes: self._reads.session_answer(call, query, probes))
+        reads = self._reads
+        serve_session(
+            call,
+            reader,
+            writer,
+            lambda query, probes: reads.session_answer(call, query, probes),
+            lambda text: reads.quick(call, text),
+        )
 
     def list_flights(self, call: Call, criteria: bytes) -> Iterable[flight.FlightInfo]:
         self._gate.check_serving()

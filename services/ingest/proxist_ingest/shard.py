@@ -151,6 +151,7 @@ class Shard:
             failed, self._closed = self._failed is not None, True
             if self._fd is not None:
                 os.close(self._fd)
+        self._committer.close()
         self._ladder.fail(gone)
         self.bounds.close(gone)
         if not failed:
@@ -241,8 +242,12 @@ class Shard:
 
     def run(self, op: HotOp, probes: Probes | None = None) -> HotPart:
         """Answer from the hot set as of one instant."""
+        return self.alive_reader().run(op, probes)
+
+    def alive_reader(self) -> HotReader:
+        """Of the hot set, for the next read. Raises what ended the shard."""
         self._check_alive()
-        return self.reader.run(op, probes)
+        return self.reader
 
     def wait_end(self, end: Offset, wait_ns: int) -> bool:
         """Wait until the shard's end is at least `end`; False after `wait_ns`."""

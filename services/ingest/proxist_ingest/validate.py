@@ -6,6 +6,8 @@ bytes are hashed to tell a producer's repeat from a conflict.
 
 from __future__ import annotations
 
+import operator
+
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -41,6 +43,7 @@ class Normaliser:
         self._subject = f"The batch for table {spec.name!r}"
         _check_names(incoming, spec, self._subject)
         self._schema = spec.schema
+        self._same_schema = incoming.equals(spec.schema)
         self._rules = [_Rule(column, incoming, spec, self._subject) for column in spec.columns]
 
     def rows(self, batch: pa.RecordBatch) -> pa.RecordBatch:
@@ -49,7 +52,8 @@ class Normaliser:
         Raises InvalidBatch (names column and row) or BatchTooLarge. Nothing else comes out, however damaged the buffers
         are: they are validated in full before a value is read.
         """
-        _check_size(batch.num_rows, sum(_known_bytes(column) for column in batch.columns), self._subject)
+        if batch.num_rows > BATCH_ROWS_MAX or batch.get_total_buffer_size() > BATCH_BYTES_MAX:
+            _check_size(batch.num_rows, sum(_known_bytes(column) for column in batch.columns), self._subject)
         try:
             batch.validate(full=True)
         except pa.ArrowException as error:
@@ -57,7 +61,10 @@ class Normaliser:
                 f"{self._subject} is not a valid Arrow batch ({_first_line(error)}). Offsets, dictionary indices and UTF-8 "
                 "are checked in full; send what an Arrow library built."
             ) from None
-        rows = pa.RecordBatch.from_arrays([rule.apply(batch) for rule in self._rules], schema=self._schema)
+        came = batch.columns
+        arrays = [rule.apply(came) for rule in self._rules]
+        as_it_is = self._same_schema and all(map(operator.is_, came, arrays))
+        rows = batch if as_it_is else pa.RecordBatch.from_arrays(arrays, schema=self._schema)
         _check_size(rows.num_rows, rows.get_total_buffer_size(), self._subject)
         return rows
 
@@ -121,9 +128,9 @@ class _Rule:
         is_string = pa.types.is_string(column.type)
         self._longest = (KEY_BYTES_MAX if column.name == spec.key else STRING_BYTES_MAX) if is_string else None
 
-    def apply(self, batch: pa.RecordBatch) -> pa.Array:
-        """The column, canonical. Raises InvalidBatch that names column and row."""
-        array, column = batch.column(self._place), self._column
+    def apply(self, came: list[pa.Array]) -> pa.Array:
+        """The column, canonical; the very one that came where it is that. Raises InvalidBatch that names column and row."""
+        array, column = came[self._place], self._column
         if not self._as_is:
             array = _cast(array, column, self._subject)
         if array.null_count and not column.nullable:
@@ -212,9 +219,11 @@ def canonical(array: pa.Array) -> pa.Array:
         return _canonical_bool(array)
     if array.null_count or array.offset or not len(array):
         return array.take(pa.array(np.arange(len(array), dtype=np.int64)))
-    _, first, *rest = array.buffers()
+    validity, first, *rest = array.buffers()
     if not (pa.types.is_list(array.type) or pa.types.is_string(array.type) or pa.types.is_binary(array.type)):
         # Without a copy: only what lies behind the values goes, the rest of a longer batch that this is the start of.
+        if validity is None and first.size == len(array) * array.type.byte_width:
+            return array
         return pa.Array.from_buffers(array.type, len(array), [None, first.slice(0, len(array) * array.type.byte_width)])
     offsets = first.slice(0, (len(array) + 1) * 4)
     begin, end = np.frombuffer(offsets, dtype=np.int32)[[0, -1]].tolist()
@@ -223,6 +232,8 @@ def canonical(array: pa.Array) -> pa.Array:
     if pa.types.is_list(array.type):
         values = canonical(array.values.slice(0, end))
         return pa.Array.from_buffers(array.type, len(array), [None, offsets], children=[values])
+    if validity is None and first.size == offsets.size and rest[0] is not None and rest[0].size == end:
+        return array
     values = rest[0].slice(0, end) if rest[0] is not None else pa.py_buffer(b"")
     return pa.Array.from_buffers(array.type, len(array), [None, offsets, values])
 

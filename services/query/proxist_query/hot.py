@@ -6,12 +6,17 @@ import time
 from collections.abc import Callable
 from typing import TypeVar
 
+import pyarrow as pa
+
 from proxist.errors import NotOwner, Unavailable
 from proxist.etcd.catalog import Catalog
 from proxist.etcd.records import NodeRecord
 from proxist.hot.ops import HotOp, HotPart, Probes
 from proxist.model.ids import Offset, ShardId
+from proxist.model.table import Table
 from proxist.rpc.attached import Attached
+from proxist.rpc.quick import QuickReads
+from proxist.seam.last_rows import Form
 from proxist.seam.warm import WarmPart
 from proxist.telemetry import tracing
 from proxist_query.remote import Remote
@@ -35,6 +40,14 @@ class Hot:
     def via(self, hot_path: str) -> HotVia:
         """The source for a query's `hot_path`: "auto", "attach" or "flight"."""
         return HotVia(self, hot_path)
+
+    def quick(self) -> QuickReads:
+        """Quick reads of the same owners, on the same ways."""
+
+        def table(tenant: str, name: str) -> Table:
+            return self._catalog.table(tenant, name).table
+
+        return QuickReads(table, self._attached.attached, self._attached.drop, self._last_rows)
 
     def owner(self, shard: ShardId) -> NodeRecord:
         """The node that owns a shard now. Raises NotOwner where nobody does, after waiting a moment, or the
@@ -134,6 +147,12 @@ class Hot:
                 if hot_path == "attach" and error.details.get("reason") != "evicting":
                     raise
         return self._remote.run(self._uri(node), shard, op, probes, min_end, wait_ns)
+
+    def _last_rows(self, form: Form, hot_path: str) -> tuple[pa.RecordBatch, bytes] | None:
+        node = self._owner(form.shard)
+        if node is None or hot_path == "attach" or (hot_path == "auto" and self.way_to(node) == "attach"):
+            return None  # to be attached first
+        return self._remote.last_rows(self._uri(node), form)
 
     def _owner(self, shard: ShardId) -> NodeRecord | None:
         owner = self._catalog.owner(shard)

@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
+import pyarrow as pa
 import structlog
 
 from proxist.auth.setup import guard_of
@@ -97,6 +98,7 @@ class QueryNode:
     def _start(self) -> Mapping[str, str]:
         config = self._config
         prepare_run_dir(config.data_dir, config.run_dir)
+        pa.array([0])  # at its first conversion pyarrow loads pandas, where it is: half a second of the first query's
         self._client = self._closing(EtcdClient(config.etcd_endpoints, tls=tls.to_etcd(config)))
         self._catalog = self._closing(Catalog.start(self._client))
         self._clickhouse = self._closing(ClickHouse(config.clickhouse, tls=tls.to_clickhouse(config)))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import threading
 import time
 from collections import OrderedDict
@@ -16,7 +17,9 @@ from proxist.client.wire import UNREACHABLE, Wire
 from proxist.errors import Unavailable
 from proxist.hot.ops import HotOp, HotPart, Probes, part_from_head
 from proxist.model.ids import Offset, ShardId
+from proxist.rpc.quick import request_of
 from proxist.rpc.tracing import flight_outgoing
+from proxist.seam.last_rows import Form
 from proxist.seam.warm import WarmPart, warm_from_head
 
 READ_S_MAX = 30.0
@@ -57,6 +60,11 @@ class Remote:
         with flight_outgoing("DoExchange", uri):
             rows, head = self._ask(uri, {"hot": asked}, None if probes is None else probes.to_batch(), WARM_S_MAX)
         return warm_from_head(head, _one_batch(rows))
+
+    def last_rows(self, uri: str, form: Form) -> tuple[pa.RecordBatch, bytes]:
+        """Rows and receipt of a quick read by the owner at `uri`. Raises what it raises, Unavailable where it has none."""
+        rows, receipt = self._ask(uri, request_of(form), None, READ_S_MAX)
+        return _one_batch(rows), json.dumps(receipt).encode()
 
     def close(self) -> None:
         """Reads that are under way raise Unavailable, and so do later ones."""
