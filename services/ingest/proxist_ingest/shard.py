@@ -31,6 +31,7 @@ from proxist_ingest.published import Published
 from proxist_ingest.recover import SealedLog
 from proxist_ingest.residency import EvictTo
 from proxist_ingest.snapshotting import NOTHING_BEHIND, Behind, SnapshotOf, SnapshotRule, Snapshots
+from proxist_ingest.syncer import Syncer
 
 RESIDENCY_PERIOD_NS = 100_000_000
 """How often the hot window is looked at: short against any sensible window, long against an eviction step."""
@@ -83,12 +84,10 @@ class Shard:
         self._ladder = Ladder(carried.persisted)
         self.inbox = Inbox(f"Shard {shard} of table {table.name!r}")
         self._on_fatal = on_fatal
-        self._unsynced = threading.Event()
-        self._stopping = threading.Event()
         self._published = Published(hot.marks, self._check_alive)
         self.tail = LogTail(log_writer.log_dir.parent, lambda: log_writer.synced, wal_bytes_max)
         self._committer = Committer(
-            table, shard, epoch, log_writer, hot, carried, self._ladder, lease, self._unsynced.set, self.tail
+            table, shard, epoch, log_writer, hot, carried, self._ladder, lease, self._unsynced, self.tail
         )
         of = SnapshotOf(table, shard, epoch, log_writer, hot, carried.producers, carried.bounds, self._carry)
         self.snapshots = None if snapshots is None else Snapshots(snapshots, of, behind)
@@ -98,9 +97,9 @@ class Shard:
         self._fail_lock = threading.Lock()  # guards _failed, _closed and _fd, and the hot set's lease
         self._turn = threading.Lock()  # held by whoever changes log and hot set
         self._writer = threading.Thread(target=self._write_loop, name=f"shard-{shard}", daemon=True)
-        self._syncer: threading.Thread | None = None
+        self._syncer: Syncer | None = None
         if table.spec.durability != "disk":
-            self._syncer = threading.Thread(target=self._sync_loop, name=f"shard-{shard}-sync", daemon=True)
+            self._syncer = Syncer(f"shard-{shard}-sync", self._committer.sync, self._die)
 
     # ---- life ------------------------------------------------------------------------------------------------------
 
@@ -122,10 +121,8 @@ class Shard:
             self._writer.join()
         with self._turn:
             pass  # a part that came alone is finished; the closed inbox lets no other begin
-        self._stopping.set()
-        self._unsynced.set()
-        if self._syncer is not None and self._syncer.ident is not None:
-            self._syncer.join()
+        if self._syncer is not None:
+            self._syncer.stop()
         self._end(gone)
 
     def fail(self, error: ProxistError) -> None:
@@ -140,8 +137,8 @@ class Shard:
             part.done(error)
         self._ladder.fail(error)
         self.bounds.close(error)
-        self._stopping.set()
-        self._unsynced.set()
+        if self._syncer is not None:
+            self._syncer.give_up()
         self._published.notify()
 
     def _end(self, gone: ProxistError) -> None:
@@ -301,6 +298,10 @@ class Shard:
             if self._failed is None and not self._closed:
                 self.hot.set_lease_until(valid_until_ns)
 
+    def _unsynced(self) -> None:
+        if self._syncer is not None:
+            self._syncer.ask()
+
     def _check_alive(self) -> None:
         if self._failed is not None:
             raise self._failed
@@ -371,22 +372,6 @@ class Shard:
             if not self._writer.is_alive() and not done.done():
                 raise Unavailable(f"Shard {self.id} is closed.", shard=self.id)
         return done.result()
-
-    # ---- the syncer thread, for levels below disk ------------------------------------------------------------------
-
-    def _sync_loop(self) -> None:
-        try:
-            while True:
-                self._unsynced.wait()
-                self._unsynced.clear()  # before the looks: what is set after them wakes the next wait
-                stopping = self._stopping.is_set()
-                if self._failed is not None:
-                    return
-                self._committer.sync()
-                if stopping:
-                    return
-        except BaseException as error:
-            self._die(error)
 
     def _die(self, error: BaseException) -> None:
         log.error("the shard failed", shard=self.id, table=self.table.name, error=str(error), exc_info=error)
