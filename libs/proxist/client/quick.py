@@ -154,8 +154,8 @@ class _LastRows(Answer):
 
     def __init__(self, plan: _Plan) -> None:
         self._form = plan.form
-        self._copy, self._slots, told = plan.prepared.copied()
-        self._end, self._seam, self._epoch = told.end, told.seam, plan.reader.epoch
+        self._copy, self._slots, self._told = plan.prepared.copied()
+        self._epoch = plan.reader.epoch
 
     @cached_property
     def _table(self) -> pa.Table:
@@ -174,7 +174,7 @@ class _LastRows(Answer):
 
     @cached_property
     def _receipt(self) -> dict[str, Any]:  # type: ignore[override]  # made at the first look
-        table, end = self._form.table, self._end
-        cut = Cut(table.name, self._form.shard, self._epoch, min(self._seam, end), end)
+        table, told = self._form.table, self._told
+        cut = Cut.of(table.name, self._form.shard, self._epoch, told.seam, told.persisted, told.end)
         rows = int(np.count_nonzero(self._slots >= 0))
         return Receipt(cuts=(cut,), rows_hot=rows, schema_version={table.name: table.schema_version}).to_json()
