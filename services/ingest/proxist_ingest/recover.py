@@ -120,7 +120,7 @@ def _recover_from(
     sealed = {one.epoch: SealedLog(one.log_dir, one.mark) for one in logs}
     newest = logs[-1].epoch if logs else None
     carried = replace(carried, persisted=replay.persisted)
-    return RecoveredShard(hot, carried, sealed, newest, end, Behind(base.snapshot, meter.bytes))
+    return RecoveredShard(hot, carried, sealed, newest, end, Behind(base.snapshot, total_bytes))
 
 
 def _wanted(

@@ -125,17 +125,17 @@ class Meter:
         """`total_bytes`: of the files that are to be read, which may end with room that was never written."""
         self.subject = subject
         self._total_bytes, self._progress = total_bytes, progress
-        self.bytes = self._rows = 0
+        self._bytes = self._rows = 0
         self._started_ns = time.monotonic_ns()
         self._told_ns = self._started_ns
 
     def read(self, byte_count: int, rows: int) -> None:
-        self.bytes += byte_count
+        self._bytes += byte_count
         self._rows += rows
         now_ns = time.monotonic_ns()
         if now_ns - self._told_ns >= PROGRESS_NS:
             self._told_ns = now_ns
-            share = min(100, 100 * self.bytes // max(1, self._total_bytes))
+            share = min(100, 100 * self._bytes // max(1, self._total_bytes))
             self._progress(f"{self.subject}: replaying, {share} %, {self._told(now_ns)}")
 
     def done(self) -> None:

@@ -86,7 +86,7 @@ class Behind(NamedTuple):
 
     snapshot: Snapshot | None
     log_bytes: int
-    """Of the logs that were read."""
+    """What the logs that were read take on disk."""
 
 
 NOTHING_BEHIND = Behind(None, 0)
