@@ -111,7 +111,11 @@ def topology(catalog: Catalog, node: str, caller: Caller, asked_tenant: str = ""
         for slot, shard in enumerate(record.table.shard_ids):
             owner = catalog.owner(shard)
             logs = [log.to_json() for log in catalog.shard(shard).logs]
-            place: dict[str, Any] = {"node": owner and owner.node, "epoch": owner.epoch if owner else None, "logs": logs}
+            place: dict[str, Any] = {
+                "node": owner and owner.node,
+                "epoch": owner.epoch if owner else None,
+                "logs": logs,
+            }
             refusal = None if owner is not None else catalog.refusal(shard)
             if refusal is not None:
                 place["refused"] = refusal.to_json()

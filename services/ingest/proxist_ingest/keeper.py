@@ -96,7 +96,7 @@ class Keeper:
 
     def refusals(self) -> Refusals:
         """The shards that are placed here and cannot be opened before an operator acts, with the reason."""
-        return {shard: refused.error for shard, refused in sorted(list(self._refused.items()))}
+        return {shard: refused.error for shard, refused in sorted(self._refused.items())}
 
     def close_shards(self) -> None:
         """End every shard: finish what was accepted, or, after a failure, just end."""
