@@ -115,9 +115,9 @@ class Doors:
                 "DoGet:follow": lambda: next(
                     iter(peer.stream({"follow": {"shard": self._shard, "from": 10**9}}, timeout_s=TIMEOUT_S))
                 ),
-                "DoGet:log": lambda: peer.do_get(
-                    {"log": {"shard": self._shard, "from": 0, "to": 0}}, timeout_s=TIMEOUT_S
-                ).table.num_rows,
+                "DoGet:log": lambda: (
+                    peer.do_get({"log": {"shard": self._shard, "from": 0, "to": 0}}, timeout_s=TIMEOUT_S).table.num_rows
+                ),
                 "DoExchange:hot": lambda: session(hot),
             }
             for name, call in calls.items():
