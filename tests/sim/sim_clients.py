@@ -223,7 +223,7 @@ class Query:
         acked = [p for p in self.oracle.sent if p.level and not p.lost]
         columns = ["symbol", "ts", "id", "price", "_log", "_offset"]
         answer = self._execute({"scan": {"table": self.cluster.table.name, "columns": columns}})
-        rows = [_row(found) for found in answer.rows.to_pylist()]
+        rows = [row_of(found) for found in answer.rows.to_pylist()]
         ends = {cut.shard: int(cut.end) for cut in answer.receipt.cuts}
         self.oracle.scanned(rows, ends, [p for p in acked if not p.lost], order=True)
         self.answers += 1
@@ -297,7 +297,7 @@ class _Hot:
         return self.query.run_hot(shard, op, probes, min_end, wait_ns)
 
 
-def _row(found: dict[str, Any]) -> Row:
+def row_of(found: dict[str, Any]) -> Row:
     log = found["_log"]
     return Row(found["symbol"], _ns(found["ts"]), found["id"], found["price"], log >> 24, found["_offset"], log % 2**24)
 
