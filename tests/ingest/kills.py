@@ -7,6 +7,7 @@ import itertools
 import os
 import random
 import threading
+import time
 from collections import deque
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
@@ -234,7 +235,9 @@ def check_shard(floor: int, held: pa.RecordBatch, shard: ShardId, keys: set[str]
         assert places == sorted(places), f"shard {shard}: the batches of {producer} are out of order"
 
 
-def random_moments(rng: random.Random) -> Iterator[float]:
-    """Seconds under load before a kill: mostly in the first moments, where batches are few and young."""
-    while True:
-        yield rng.choice((rng.uniform(0.0, 0.05), rng.uniform(0.0, 0.3)))
+def wait_acked(oracle: Oracle, more: int, life: Life) -> None:
+    """Until that many more batches are acked, or the life ends by itself. Raises AssertionError where neither comes."""
+    wanted, deadline = oracle.acked + more, time.monotonic() + STREAM_S_MAX
+    while oracle.acked < wanted and life.alive:
+        assert time.monotonic() < deadline, f"nothing is acked\n{life.tail()}"
+        time.sleep(0.001)
