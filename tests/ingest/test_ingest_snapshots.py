@@ -15,6 +15,7 @@ from ingest_rows import rows, table
 from ingest_shards import Owner
 from shard_state import state_of
 
+from proxist import failpoints
 from proxist.errors import InvalidArgument, LogCorrupt, ProducerConflict
 from proxist.etcd.records import LogRecord
 from proxist.hot.ops import HotLastBy
@@ -293,3 +294,21 @@ def test_a_log_of_another_disk_is_not_needed_where_a_snapshot_covers_it(tmp_path
         shutil.rmtree(tmp_path / "wal" / str(owner.record.shard) / "1")
         owner.open()
         assert state_of(owner.shard) == before
+
+
+def test_a_log_that_cannot_be_shortened_is_shown_and_tried_again(tmp_path: Path) -> None:
+    with owner_in(tmp_path) as owner:
+        three_snapshots(owner)
+        snapshots = owner.shard.snapshots
+        assert snapshots is not None
+        before = len(files_of(tmp_path))
+        owner.shard.evict(EvictTo(rows=0))
+        with failpoints.armed("truncate.before=error:EIO"):
+            for _ in range(3):
+                assert snapshots.take() is not None
+        assert snapshots.counts.failing is not None
+        assert snapshots.counts.failures == 3
+        assert len(files_of(tmp_path)) == before
+        snap(owner)
+        assert snapshots.counts.failing is None
+        assert len(files_of(tmp_path)) < before
