@@ -12,8 +12,9 @@ import pyarrow as pa
 from naive_tiers import Row, by_key, matches, scanned
 from sim_cluster import Cluster, IngestProcess, batch_of_rows
 from sim_etcd import SimEtcdClient
+from sim_faces import Event
 from sim_oracle import Oracle, Sent, Violation
-from sim_threads import Event, sim
+from sim_threads import sim
 
 from proxist.errors import (
     NotOwner,
@@ -169,7 +170,7 @@ class Query:
         self.catalog = Catalog(Mirror(client, layout.PREFIX).start())
         self._view = NodeCatalog(self.catalog)
         while not self.stop:
-            sim().pause(0.8)
+            sim().pause(1.2)
             try:
                 self.ask()
             except (TransientError, NotOwner):

@@ -13,10 +13,12 @@ from pathlib import Path
 import structlog
 from sim_clickhouse import ClickHouseFaults
 from sim_clients import Ids, Producer, Query
-from sim_cluster import TTL_S, Cluster, NetworkFaults, wired
+from sim_cluster import TTL_S, Cluster, NetworkFaults
 from sim_etcd import EtcdFaults
+from sim_faces import installed
 from sim_oracle import Oracle, Violation
-from sim_threads import Process, Sim, installed, sim
+from sim_threads import Process, Sim, sim
+from sim_wiring import wired
 
 from proxist.errors import InternalError, OperatorError, ProxistError
 from proxist.model.ids import ShardId, TableId
@@ -25,7 +27,7 @@ from proxist_ingest.shard import EvictTo
 
 CHECK_EVERY = 16
 STEPS_MAX = 200_000
-FAULT_S = 6.0
+FAULT_S = 5.0
 HEAL_S_MAX = 120.0
 
 
