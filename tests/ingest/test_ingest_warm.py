@@ -238,9 +238,8 @@ def test_a_start_finds_rows_in_the_log_that_memory_has_no_room_for(tmp_path: Pat
 
 
 def test_past_the_disk_budget_batches_are_refused_until_clickhouse_catches_up(tmp_path: Path) -> None:
-    owner = small_owner(tmp_path)
+    owner = small_owner(tmp_path, wal_bytes_max=2**20)
     with owner:
-        owner.shard.tail = owner.shard._committer.residency._tail = replace(owner.shard.tail, bytes_max=2**20)
         with pytest.raises(Overloaded, match=r"ClickHouse is behind table 'trades'.*wal_gib_max") as refused:
             fill(owner, 10_000_000)
         accepted = owner.shard.marks().end
@@ -251,8 +250,8 @@ def test_past_the_disk_budget_batches_are_refused_until_clickhouse_catches_up(tm
         assert owner.shard.marks().end == accepted + 4_096
 
 
-def small_owner(directory: Path) -> Owner:
-    return Owner(trades_table(hot_bytes="2MiB"), directory, files=Unflushed())
+def small_owner(directory: Path, **more: int) -> Owner:
+    return Owner(trades_table(hot_bytes="2MiB"), directory, files=Unflushed(), **more)
 
 
 def fill(owner: Owner, rows: int) -> None:
