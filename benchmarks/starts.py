@@ -18,6 +18,7 @@ from proxist.model.ids import Epoch, Offset, ShardId, TableId
 from proxist.model.table import DEFAULT_TENANT, Table
 from proxist.wal import encode_body, rows_record
 from proxist_ingest.recover import RecoveredShard, create_log, recover_shard
+from proxist_ingest.replay import Progress
 
 BATCH_ROWS = 1_000
 BYTES_PER_ROW = 160
@@ -28,7 +29,7 @@ def measure(bench: Bench) -> None:
     rows = bench.size.replay_rows
     bench.report.section("starts")
     with tempfile.TemporaryDirectory(prefix="proxist-bench-") as directory:
-        owner = _Owner(Path(directory), rows)
+        owner = CrashedOwner(Path(directory), rows)
         owner.write(rows, bench.size.keys)
         runs = by_rounds(owner.replay, runs=bench.size.runs)
     what = f"replay of {rows:,} rows, {BATCH_ROWS:,} per batch"
@@ -38,7 +39,7 @@ def measure(bench: Bench) -> None:
     bench.report.add("startup", "proxist up, empty: until every part is ready", [Run(_up())])
 
 
-class _Owner:
+class CrashedOwner:
     """One shard whose log is on disk, opened as after a crash."""
 
     def __init__(self, directory: Path, rows: int) -> None:
@@ -50,9 +51,8 @@ class _Owner:
 
     def write(self, rows: int, keys: int) -> None:
         """Every row on disk in the shard's first log."""
-        epoch = Epoch(1)
-        recovered = self._recover(epoch)
-        log = create_log(self._directory, self._table, self._record.shard, epoch, recovered)
+        recovered = self.recover()
+        log = create_log(self._directory, self._table, self._record.shard, Epoch(1), recovered)
         self._record = self._record.opened(recovered.end)
         recovered.hot.close()
         for piece in stream_rows(rows, keys):
@@ -63,7 +63,7 @@ class _Owner:
     def replay(self) -> float:
         """Rows per second from the log into a hot set."""
         began = time.perf_counter()
-        recovered = self._recover(Epoch(2))
+        recovered = self.recover()
         took_s = time.perf_counter() - began
         found = int(recovered.end)
         recovered.hot.close()
@@ -71,8 +71,14 @@ class _Owner:
             raise RuntimeError(f"{found:,} of {self._rows:,} rows were replayed")
         return found / took_s
 
-    def _recover(self, epoch: Epoch) -> RecoveredShard:
-        return recover_shard(self._directory, self._table, self._record, epoch, Offset(0), lambda _: None)
+    def was_opened(self) -> None:
+        """Its first log was opened in an earlier process."""
+        self._record = self._record.opened(Offset(0))
+
+    def recover(self, progress: Progress = lambda _: None) -> RecoveredShard:
+        """The shard as a start finds it; the caller closes its hot set."""
+        epoch = Epoch(self._record.epoch + 1)
+        return recover_shard(self._directory, self._table, self._record, epoch, Offset(0), progress)
 
 
 def _kernels() -> float:

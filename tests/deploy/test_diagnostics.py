@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import stat
 import tarfile
 from pathlib import Path
@@ -43,8 +44,12 @@ def test_the_archive_has_everything_and_no_secret(cluster: LocalCluster, tmp_pat
     config = tmp_path / "query.yaml"
     config.write_text("clickhouse: https://proxist:hunter2canary@db:8443\nname: query-0\n")
     out = tmp_path / "bundle.tar.gz"
+    snapshot = cluster.data_dir / "ingest-0" / "snapshots" / "999999" / "3"
+    snapshot.mkdir(parents=True)
+    (snapshot / "manifest.json").write_text('{"crc32c":1,"manifest":{"floor":17}}')
     words = ["--out", str(out), "--data-dir", str(cluster.data_dir), "--config", str(config)]
     assert run(cluster, "diagnostics", "collect", *words) == 0
+    shutil.rmtree(snapshot.parent)
     assert stat.S_IMODE(out.stat().st_mode) == 0o600
     with tarfile.open(out) as archive:
         texts = {m.name.removeprefix("bundle/"): archive.extractfile(m).read().decode() for m in archive}  # type: ignore[union-attr]
@@ -70,6 +75,7 @@ def test_the_archive_has_everything_and_no_secret(cluster: LocalCluster, tmp_pat
     (file,) = log["files"]
     assert (file["state"], file["synced"], file["first"], file["bytes"]) == ("open", True, "0", log["bytes"])
     assert "proxist_ingest_rows_total" in texts["nodes/ingest-0/metrics.txt"]
+    assert json.loads(texts["snapshots/ingest-0/999999-3.json"])["manifest"]["floor"] == 17
     assert "name: query-0" in texts["config/query.yaml"]
     assert not [name for name, text in texts.items() if "hunter2canary" in text]
 

@@ -18,6 +18,7 @@ from proxist.hot.ops import HotScan
 from proxist.model.ids import Epoch, Offset
 from proxist.model.table import Table
 from proxist.wal import SEGMENT_BYTES, Files, OsFiles, Volume
+from proxist_ingest.logtail import WAL_BYTES_MAX
 from proxist_ingest.part import Answer, PartAck, make_part
 from proxist_ingest.recover import create_log, recover_shard
 from proxist_ingest.shard import Shard
@@ -87,6 +88,7 @@ class Owner:
     snapshot_bytes: int | None = None
     """None: no snapshots."""
     segment_bytes: int = SEGMENT_BYTES
+    wal_bytes_max: int = WAL_BYTES_MAX
     record: ShardRecord = field(init=False)
     shard: Shard = field(init=False)
     page: EpochPage = field(init=False)
@@ -127,6 +129,7 @@ class Owner:
             epoch_page_path=str(self.page.path),
             snapshots=None if self.snapshot_bytes is None else SnapshotRule(self.data_dir, volume, self.snapshot_bytes),
             behind=recovered.behind,
+            wal_bytes_max=self.wal_bytes_max,
         )
         self.shard.start()
         return self.shard

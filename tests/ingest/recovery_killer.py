@@ -30,7 +30,7 @@ def main(data_dir: str, record: str, kills: str, seed: str) -> None:
                 _open(home)
             finally:
                 os._exit(0)
-        time.sleep(took_s * random.uniform(0, 1))
+        time.sleep(took_s * random.uniform(0, 0.6))
         os.kill(child, signal.SIGKILL)
         _, status = os.waitpid(child, 0)
         killed += os.WIFSIGNALED(status)

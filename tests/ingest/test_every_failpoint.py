@@ -5,8 +5,12 @@ Which points there are comes from the registry: one that the drill of its area d
 
 from __future__ import annotations
 
+import contextlib
+import os
 import random
 import signal
+import subprocess
+import sys
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -20,28 +24,40 @@ from proxist.errors import TransientError
 from proxist.etcd import EtcdClient, layout
 from proxist.etcd.shards import change_table
 from proxist.failpoints import POINTS
-from proxist.model.ids import ShardId
+from proxist.model.ids import Epoch, Offset, ShardId
 from proxist.pb import ingest_pb2 as pb
 from proxist.pb import ingest_pb2_grpc as pb_grpc
 from proxist.rpc.grpc_client import connect
 from proxist.testing.clickhouse import LocalClickHouse
 from proxist.testing.etcd import LocalEtcd
 from proxist.testing.nursery import Life, Nursery
+from proxist.wal import log_directory
+from proxist.wal.decision import AcceptedLoss, read_decision
 
 PERSISTERS = ("persister.", "etcd.watermarks.")
-OWNERS = ("wal.append.", "wal.segment.", "wal.sync.", "wal.seal.", "wal.rename.", "commit.", "etcd.open.", "etcd.seal.")
+DECISIONS = ("wal.accept.",)
+OWNERS = ("wal.", "volume.", "commit.", "snapshot.", "truncate.", "etcd.open.", "etcd.seal.")
 TIMES = {"wal.append.": 4, "wal.sync.": 4, "commit.publish.": 2, "commit.answer.": 2}
 """Points of every group are not killed at the first time, so that there are acked rows before."""
+FULL = {"volume.ballast.": "snapshot.write.before=error:ENOSPC@1;"}
+"""What must go wrong for a point to be reached."""
+LIVES_MAX = 6
+"""Three snapshots must be there before anything is given up."""
 pytestmark = pytest.mark.timeout(240)
 
 
 def _spec(point: str) -> str:
     times = next((times for begin, times in TIMES.items() if point.startswith(begin)), 1)
-    return f"{point}=kill@{times}"
+    before = next((before for begin, before in FULL.items() if point.startswith(begin)), "")
+    return f"{before}{point}=kill@{times}"
 
 
 def _of(areas: tuple[str, ...]) -> list[str]:
     return [name for name in POINTS if name.startswith(areas)]
+
+
+def _of_owners() -> list[str]:
+    return [name for name in _of(OWNERS) if not name.startswith(DECISIONS)]
 
 
 @pytest.fixture(scope="module")
@@ -62,10 +78,15 @@ def owners() -> Iterator[Nursery]:
         yield running
 
 
+def test_every_point_has_a_drill_that_reaches_it() -> None:
+    """A new point belongs to an area whose drill is here; that the drill reaches it is what its own test shows."""
+    assert set(POINTS) == {*_of_owners(), *_of(DECISIONS), *_of(PERSISTERS)}
+
+
 # ---- owners ----------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("point", _of(OWNERS))
+@pytest.mark.parametrize("point", _of_owners())
 def test_an_owner_killed_there_loses_and_doubles_nothing(
     point: str, owners: Nursery, etcd: LocalEtcd, client: EtcdClient, tmp_path: Path, rng: random.Random
 ) -> None:
@@ -73,10 +94,16 @@ def test_an_owner_killed_there_loses_and_doubles_nothing(
     table = create_table(client, {**SPEC, "shards": 1, "flush": {"rows": 30}}, ["ingest-0"])
     owner, oracle = OwnerUnderKills(owners, tmp_path, etcd.address, table), Oracle(rng)
     senders = [Sender(oracle, numbered, "disk") for numbered in (True, True, False)]
-    life = owner.start(_spec(point))
-    if (ready := life.ready()) is not None:
-        _live_through(life, ready, senders, client)
-    assert life.wait() == -signal.SIGKILL, f"this drill does not reach {point}"
+    for epoch in range(1, LIVES_MAX + 1):
+        life = owner.start(_spec(point))
+        if (ready := life.ready()) is not None:
+            owner.check(ready, oracle)
+            _live_through(life, ready, senders, client if point.startswith("etcd.seal.") else None, epoch)
+        if life.wait() == -signal.SIGKILL:
+            break
+        assert life.wait() == 0, life.tail()
+    else:
+        raise AssertionError(f"this drill does not reach {point}")
     change_table(client, "default", "trades", state="active")
     life = owner.start()
     ready = life.ready()
@@ -87,20 +114,44 @@ def test_an_owner_killed_there_loses_and_doubles_nothing(
     life.kill()
 
 
-def _live_through(life: Life, ready: dict[str, str], senders: list[Sender], client: EtcdClient) -> None:
-    """What an owner does in its life, each step as far as it still lives: write, persist, give the shard away, stop."""
+def _live_through(
+    life: Life, ready: dict[str, str], senders: list[Sender], client: EtcdClient | None, epoch: int
+) -> None:
+    """What an owner does in its life, as far as it comes: write, hear what is persisted, evict, with `client` give the
+    shard away, and stop, which takes a snapshot."""
     Load(senders, ready["flight"], 4).join()
-    with connect(ready["grpc"]) as channel:
+    with connect(ready["grpc"]) as channel, contextlib.suppress(TransientError):
         stub = pb_grpc.IngestServiceStub(channel)
-        try:
-            end = stub.Flush(pb.FlushRequest(table="trades", wait=False), timeout=WAIT_S).shards[0].end
-            stub.AdvancePersisted(pb.AdvancePersistedRequest(shard=1, epoch=1, persisted=end), timeout=WAIT_S)
-        except TransientError:
-            return
+        end = stub.Flush(pb.FlushRequest(table="trades", wait=False), timeout=WAIT_S).shards[0].end
+        stub.AdvancePersisted(pb.AdvancePersistedRequest(shard=1, epoch=epoch, persisted=end), timeout=WAIT_S)
+        stub.Evict(pb.EvictRequest(table="trades", all=True), timeout=WAIT_S)
     Load(senders, ready["flight"], 4).join()
-    change_table(client, "default", "trades", state="dropping")  # its owner gives it back, its persister will drop it
-    _until(lambda: not life.alive or client.get(layout.owner_key(ShardId(1))) is None, "the shard is given away")
+    if client is not None:
+        change_table(client, "default", "trades", state="dropping")  # its owner gives it back, its persister drops it
+        _until(lambda: not life.alive or client.get(layout.owner_key(ShardId(1))) is None, "the shard is given away")
     life.send(signal.SIGTERM)
+
+
+@pytest.mark.parametrize("point", _of(DECISIONS))
+def test_an_operators_decision_cut_short_there_is_whole_or_absent(point: str, tmp_path: Path) -> None:
+    log = log_directory(tmp_path, Epoch(7))
+    log.mkdir(parents=True)
+    env = {**os.environ, "PROXIST_FAILPOINTS": _spec(point)}
+    done = subprocess.run([sys.executable, "-c", DECIDE, str(log)], env=env, timeout=WAIT_S, check=False)
+    assert done.returncode == -signal.SIGKILL
+    made = AcceptedLoss(Offset(10), 3, ((Offset(10), Offset(20)),), 1)
+    assert read_decision(log) == (made if point.endswith(".after") else None)
+
+
+DECIDE = """
+import sys
+from pathlib import Path
+from proxist import failpoints
+from proxist.wal import OsFiles
+from proxist.wal.decision import AcceptedLoss, write_decision
+failpoints.arm_from_environment()
+write_decision(Path(sys.argv[1]), AcceptedLoss(10, 3, ((10, 20),), 1), OsFiles())
+"""
 
 
 # ---- persisters ------------------------------------------------------------------------------------------------------

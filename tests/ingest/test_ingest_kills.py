@@ -13,7 +13,7 @@ from shutil import rmtree
 
 import pytest
 from ingest_nodes import create_table
-from kills import SPEC, Load, Oracle, OwnerUnderKills, Sender, random_moments
+from kills import SPEC, Load, Oracle, OwnerUnderKills, Sender, wait_acked
 
 from proxist.etcd import EtcdClient
 from proxist.failpoints import POINTS
@@ -44,7 +44,7 @@ def _chapter(nursery: Nursery, etcd: LocalEtcd, directory: Path, rng: random.Ran
     with EtcdClient([etcd.address]) as client:
         client.delete("/proxist/", prefix=True)
         table = create_table(client, {**SPEC, "durability": rng.choice(("disk", "os"))}, ["ingest-0"])
-    owner, oracle, moments = OwnerUnderKills(nursery, directory, etcd.address, table), Oracle(rng), random_moments(rng)
+    owner, oracle = OwnerUnderKills(nursery, directory, etcd.address, table), Oracle(rng)
     senders = [Sender(oracle, number > 0, rng.choice(("os", "disk"))) for number in range(4)]
     for _ in range(kills):
         kind = rng.choices(("under load", "at a point", "while it starts"), (60, 30, 10))[0]
@@ -55,7 +55,8 @@ def _chapter(nursery: Nursery, etcd: LocalEtcd, directory: Path, rng: random.Ran
         elif (ready := life.ready()) is not None:
             owner.check(ready, oracle)
             load = Load(senders, ready["flight"])
-            threading.Event().wait(next(moments))
+            wait_acked(oracle, rng.choice((0, 1, rng.randint(2, 20), rng.randint(2, 80))), life)
+            threading.Event().wait(rng.uniform(0.0, 0.005))
             life.kill()
             load.stop()
         life.kill()
@@ -77,7 +78,7 @@ def _end_in_order(owner: OwnerUnderKills, oracle: Oracle, senders: list[Sender])
     assert ready is not None, life.tail()
     owner.check(ready, oracle)
     load = Load(senders, ready["flight"])
-    threading.Event().wait(0.1)
+    wait_acked(oracle, 10, life)
     life.send(signal.SIGTERM)
     load.stop()
     assert life.wait() == 0, life.tail()

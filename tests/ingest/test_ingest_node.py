@@ -178,7 +178,7 @@ def test_a_batch_that_finds_no_room_is_refused_with_a_hint_while_the_client_wait
     tmp_path: Path, etcd: LocalEtcd, client: EtcdClient
 ) -> None:
     create_table(client, {**TRADES, "hot_bytes": "1MiB"}, ["ingest-0"])
-    with Node(tmp_path, etcd.address) as node:
+    with Node(tmp_path, etcd.address, wal_gib_max=0.01) as node:
         stream = node.peer.do_put(["trades"], rows(0).schema, timeout_s=WAIT_S)
         acked, number, ack = 0, 0, None
         while ack is None or "error" not in ack:
@@ -205,7 +205,7 @@ def test_a_refused_first_batch_is_not_passed_over_by_those_behind_it(
     tmp_path: Path, etcd: LocalEtcd, client: EtcdClient
 ) -> None:
     create_table(client, {**TRADES, "hot_bytes": "1MiB"}, ["ingest-0"])
-    with Node(tmp_path, etcd.address) as node:
+    with Node(tmp_path, etcd.address, wal_gib_max=0.01) as node:
         shard = node.node.open_shards()[0]
         with contextlib.suppress(Overloaded):
             for n in range(100):

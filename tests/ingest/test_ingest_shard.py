@@ -353,7 +353,7 @@ def test_a_lost_lease_stops_acks_after_the_flush(owner: Owner, files: GatedFiles
 
 @pytest.fixture
 def small(tmp_path: Path) -> Iterator[Owner]:
-    with Owner(table(hot_bytes="1MiB", durability="os"), tmp_path) as opened:
+    with Owner(table(hot_bytes="1MiB", durability="os"), tmp_path, wal_bytes_max=1) as opened:
         yield opened
 
 

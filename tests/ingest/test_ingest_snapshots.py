@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import errno
 import hashlib
+import shutil
+from dataclasses import replace
 from pathlib import Path
 from random import Random
 from typing import Any
@@ -13,10 +15,12 @@ from ingest_rows import rows, table
 from ingest_shards import Owner
 from shard_state import state_of
 
+from proxist import failpoints
 from proxist.errors import InvalidArgument, LogCorrupt, ProducerConflict
+from proxist.etcd.records import LogRecord
 from proxist.hot.ops import HotLastBy
 from proxist.hot.snapshots import list_snapshots, snapshot_directory
-from proxist.model.ids import Offset
+from proxist.model.ids import Epoch, Offset
 from proxist.testing.faulty_files import FaultyFiles
 from proxist.wal import list_logs, segments, shard_directory
 from proxist_ingest.residency import EvictTo
@@ -237,3 +241,74 @@ def test_without_any_good_snapshot_a_shortened_log_waits_for_an_operator(tmp_pat
         assert owner.shard.marks().start == first
         assert owner.shard.run(HotLastBy()).cold, "what was below is asked of ClickHouse"
         assert owner.write(rows(1, first=end)).end == end + 1
+
+
+def test_rows_that_no_tier_has_are_not_accepted_away(tmp_path: Path) -> None:
+    with owner_in(tmp_path) as owner:
+        for n in range(20):
+            owner.write(rows(500, first=500 * n, keys=7))
+        owner.crash()
+        directory = shard_directory(tmp_path, owner.record.shard)
+        [log] = list_logs(directory)
+        oldest = sorted(log.path.iterdir())[0]
+        hidden = oldest.rename(tmp_path / "hidden")
+        snapshots = snapshot_directory(tmp_path, owner.record.shard)
+        snapshots.mkdir(parents=True)
+        with pytest.raises(LogCorrupt, match="no good snapshot") as raised:
+            owner.open()
+        (snapshots / f"accept-loss-{raised.value.details['lost_end']}").touch()
+        with pytest.raises(LogCorrupt, match="neither in its logs nor"):
+            owner.open()
+        hidden.rename(oldest)
+        owner.open()
+        assert owner.ids()[-1] == 9999
+
+
+def test_a_snapshot_from_before_an_abandoned_log_is_passed_over(tmp_path: Path) -> None:
+    with owner_in(tmp_path) as owner:
+        fill(owner, 0, 8)
+        owner.shard.evict(EvictTo())
+        snap(owner)
+        owner.crash()
+        lost = LogRecord(Epoch(1), Offset(0), Offset(9000), "abandoned")
+        owner.record = replace(owner.record, logs=(lost,))
+        owner.open(persisted=9000)
+        marks = owner.shard.marks()
+        assert (marks.start, marks.floor, marks.persisted, marks.end) == (9000, 9000, 9000, 9000)
+        assert owner.shard.run(HotLastBy()).cold
+        assert owner.write(rows(5), producer="p", number=0).end == 9005
+
+
+def test_a_log_of_another_disk_is_not_needed_where_a_snapshot_covers_it(tmp_path: Path) -> None:
+    with owner_in(tmp_path) as owner:
+        end = fill(owner, 0, 8)
+        persist(owner)
+        owner.shard.evict(EvictTo())
+        owner.reopen()
+        fill(owner, end, 2)
+        owner.reopen()
+        before = state_of(owner.shard)
+        owner.crash()
+        [*_, older, newer] = sorted((tmp_path / "wal" / str(owner.record.shard)).iterdir())
+        assert (older.name, newer.name) == ("2", "3")
+        shutil.rmtree(tmp_path / "wal" / str(owner.record.shard) / "1")
+        owner.open()
+        assert state_of(owner.shard) == before
+
+
+def test_a_log_that_cannot_be_shortened_is_shown_and_tried_again(tmp_path: Path) -> None:
+    with owner_in(tmp_path) as owner:
+        three_snapshots(owner)
+        snapshots = owner.shard.snapshots
+        assert snapshots is not None
+        before = len(files_of(tmp_path))
+        owner.shard.evict(EvictTo(rows=0))
+        with failpoints.armed("truncate.before=error:EIO"):
+            for _ in range(3):
+                assert snapshots.take() is not None
+        assert snapshots.counts.failing is not None
+        assert snapshots.counts.failures == 3
+        assert len(files_of(tmp_path)) == before
+        snap(owner)
+        assert snapshots.counts.failing is None
+        assert len(files_of(tmp_path)) < before

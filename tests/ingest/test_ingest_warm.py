@@ -145,7 +145,7 @@ def probe_rows(probes: list[tuple[str, int]]) -> pa.Table:
     return pa.table({"ts": times, "symbol": pa.array([key for key, _ in probes])})
 
 
-@settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@settings(max_examples=15, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(STEPS, TIMES, TIMES, st.none() | st.lists(st.sampled_from((*KEYS, "none")), min_size=1, max_size=3))
 def test_every_operator_answers_as_the_plain_list_wherever_the_rows_are(
     steps: list[tuple[str, Any]], low: int, high: int, keys: Any
@@ -194,6 +194,8 @@ def test_what_the_log_decides_needs_no_history(tmp_path: Path) -> None:
         ({"last_by": {"table": "trades", "at": 8, "keys": ["A", "B"]}}, None),
         ({"first_by": {"table": "trades", "at": 3}}, None),
         ({"window": {"table": "trades", "aggs": aggs, "from": 6, "range": 4}}, None),
+        ({"window": {"table": "trades", "aggs": aggs, "from": 7, "rows": 2}}, None),
+        ({"window": {"table": "trades", "aggs": aggs, "from": 7, "rows": 2, "keys": ["B", "A"]}}, None),
         ({"bars": {"table": "trades", "aggs": aggs, "every": 4, "from": 4}}, None),
         *((asof(direction), [("A", 6), ("B", 7)]) for direction in ("backward", "forward", "nearest")),
         (asof("backward", tolerance=1), [("A", 4), ("B", 8)]),
@@ -236,9 +238,8 @@ def test_a_start_finds_rows_in_the_log_that_memory_has_no_room_for(tmp_path: Pat
 
 
 def test_past_the_disk_budget_batches_are_refused_until_clickhouse_catches_up(tmp_path: Path) -> None:
-    owner = small_owner(tmp_path)
+    owner = small_owner(tmp_path, wal_bytes_max=2**20)
     with owner:
-        owner.shard.tail = owner.shard._committer.residency._tail = replace(owner.shard.tail, bytes_max=2**20)
         with pytest.raises(Overloaded, match=r"ClickHouse is behind table 'trades'.*wal_gib_max") as refused:
             fill(owner, 10_000_000)
         accepted = owner.shard.marks().end
@@ -249,8 +250,8 @@ def test_past_the_disk_budget_batches_are_refused_until_clickhouse_catches_up(tm
         assert owner.shard.marks().end == accepted + 4_096
 
 
-def small_owner(directory: Path) -> Owner:
-    return Owner(trades_table(hot_bytes="2MiB"), directory, files=Unflushed())
+def small_owner(directory: Path, **more: int) -> Owner:
+    return Owner(trades_table(hot_bytes="2MiB"), directory, files=Unflushed(), **more)
 
 
 def fill(owner: Owner, rows: int) -> None:

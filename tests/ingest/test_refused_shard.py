@@ -10,7 +10,8 @@ from typing import Any
 
 import pytest
 from ingest_nodes import WAIT_S, Node, create_table, put, wait_owned
-from ingest_rows import TRADES, rows
+from ingest_rows import TRADES, rows, table
+from ingest_shards import Owner
 
 from proxist.cli.control import shard_row
 from proxist.cli.wal_files import reports_of_shard
@@ -18,7 +19,7 @@ from proxist.client.topology import parse_topology
 from proxist.client.wire import Wire
 from proxist.errors import LogCorrupt
 from proxist.etcd import Catalog, EtcdClient
-from proxist.model.ids import ShardId
+from proxist.model.ids import Offset, ShardId
 from proxist.model.table import Table
 from proxist.testing.etcd import LocalEtcd
 from proxist.wal import OsFiles, shard_directory
@@ -83,10 +84,10 @@ def health(node: Node) -> dict[str, Any]:
 def write_and_damage(data_dir: Path, etcd: LocalEtcd, catalog: Catalog, tables: list[Table]) -> Path:
     """Six acked batches of ten rows in each table; then the second one of `trades` is damaged. The node's directory."""
     with Node(data_dir, etcd.address) as node:
-        for table in tables:
-            wait_owned(catalog, table)
+        for one in tables:
+            wait_owned(catalog, one)
             for number in range(6):
-                put(node.peer, rows(10, first=10 * number), {"producer": "p", "seq": number + 1}, table=table.name)
+                put(node.peer, rows(10, first=10 * number), {"producer": "p", "seq": number + 1}, table=one.name)
     directory = data_dir / "ingest-0"
     damage(directory, BROKEN, 10)
     return directory
@@ -141,3 +142,31 @@ def test_an_operators_decision_opens_the_shard_without_a_restart(
     with Node(tmp_path, etcd.address) as node:  # the decision stands, and the chain goes on
         wait_owned(catalog, trades)
         assert node.node.local(BROKEN).marks().end == 20
+
+
+def test_what_an_accepted_loss_took_and_clickhouse_has_is_not_in_memory(tmp_path: Path) -> None:
+    """The log is sound up to 20, and ClickHouse has the rows below 40: the shard goes on at 40, from there in memory."""
+    with Owner(table(flush={"rows": 10, "age": "1h"}), tmp_path) as owner:
+        for number in range(6):
+            owner.write(rows(10, first=10 * number), producer="p", number=number + 1)
+        owner.shard.advance_persisted(owner.shard.epoch, Offset(40))
+        owner.crash()
+        damage(tmp_path, BROKEN, 20)
+        with pytest.raises(LogCorrupt):
+            owner.open()
+        (report,) = reports_of_shard(tmp_path, BROKEN)
+        assert (report.lost, report.given_up) == (((20, 30),), (40, 60))
+        accept_loss(report, OsFiles())
+        owner.open()
+        for _ in range(2):
+            marks = owner.shard.marks()
+            assert (marks.floor, marks.persisted) == (40, 40)
+            repeat = owner.write(rows(10, first=10), producer="p", number=2)
+            assert (repeat.duplicate, repeat.end) == (True, 20)
+            end = owner.write(rows(10, first=1000 + marks.end)).end
+            assert end == marks.end + 10
+            assert owner.ids() == [
+                number for first in range(40, end, 10) for number in range(1000 + first, 1010 + first)
+            ]
+            owner.close()
+            owner.open()

@@ -120,6 +120,7 @@ def test_damages_in_pairs_fall_back(home: Home, tmp_path: Path, expected: dict[s
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(3600)
 def test_damages_in_all_pairs_fall_back(
     home: Home, tmp_path: Path, expected: dict[str, Any], floors: list[int]
 ) -> None:
@@ -224,7 +225,8 @@ def killer(home: Home, tmp_path: Path) -> Callable[[int, int], int]:
         script = Path(__file__).with_name("recovery_killer.py")
         record = json.dumps(home.record.to_json())
         command = [sys.executable, str(script), str(copy), record, str(kills), str(seed)]
-        done = subprocess.run(command, check=True, capture_output=True, text=True, timeout=120 + kills)
+        done = subprocess.run(command, capture_output=True, text=True, timeout=300 + 5 * kills)
+        assert done.returncode == 0, done.stderr
         again = home.recover(copy)
         assert state_of(again) == wanted
         again.hot.close()
@@ -239,6 +241,7 @@ def test_a_recovery_that_is_killed_finds_the_same(killer: Callable[[int, int], i
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(3600)
 def test_a_recovery_that_is_killed_a_hundred_times_finds_the_same(killer: Callable[[int, int], int]) -> None:
     killed = killer(KILLS, 2)
     print(f"{killed} of {KILLS} recoveries were killed before their end")

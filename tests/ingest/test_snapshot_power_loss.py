@@ -134,6 +134,7 @@ def test_power_lost_at_any_file_operation_keeps_what_was_acked(tmp_path: Path, s
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(3600)
 def test_power_lost_at_very_many_file_operations_keeps_what_was_acked(tmp_path: Path) -> None:
     total = three = gone = 0
     for seed in range(100, 100 + SEEDS):

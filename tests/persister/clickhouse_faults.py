@@ -16,8 +16,10 @@ from proxist.clickhouse import ClickHouse, table_name
 from proxist.model.table import Table
 from proxist.testing.clickhouse_proxy import ClickHouseProxy, Fault, Kind
 
-ANSWER_TIMEOUT_S = 0.4
+ANSWER_TIMEOUT_S = 0.5
 """Of the persister: how long a silent statement costs a test."""
+WAIT_S_MAX = 120.0
+"""A machine that is busy with other things answers late, which is one more fault."""
 AFTER = (Fault.ERROR_AFTER_APPLY, Fault.TIMEOUT_AFTER_APPLY, Fault.RESET_AFTER_APPLY)
 """The insert has happened, and its sender does not know."""
 FAULTS: tuple[tuple[Kind, Fault], ...] = (
@@ -48,7 +50,7 @@ def meet(proxy: ClickHouseProxy, owner: StubOwner, plan: Iterable[tuple[Kind, Fa
         cuts.append((first, owner.end, days))
         if fault is Fault.STALL:
             proxy.wait_stalled(1)
-        owner.wait_persisted(owner.end)
+        owner.wait_persisted(owner.end, WAIT_S_MAX)
         if fault is Fault.STALL:
             landed = proxy.applied["insert"]
             proxy.release()

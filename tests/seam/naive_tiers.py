@@ -155,6 +155,9 @@ class Tiers:
         else:
             asked = [r for r in rows if op.keys is None or r.symbol in op.keys]
             found = scanned(asked, op, self.seq) if isinstance(op, HotScan) else by_key(asked, op, self.seq)
+            if isinstance(op, HotScan) and op.before:
+                assert op.from_ns is not None
+                found += last_before(asked, op.from_ns, op.before, self.seq)
             names = tuple(dict.fromkeys(("symbol", "ts", "id", *(op.columns or NAMES[:4]), "_offset")))
             batch = batch_of(found, names, self.table_)
             need = tuple(sorted(k for k in evicted if op.keys is None or k in op.keys))

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections import Counter, deque
-from collections.abc import Collection
 from dataclasses import dataclass, field
 
 import pyarrow as pa
@@ -14,7 +13,7 @@ from sim_threads import Process, Sim
 from proxist.clickhouse.content import compared, compared_schema
 from proxist.clickhouse.ddl import partition_of
 from proxist.errors import NotFound, Unavailable
-from proxist.model.ids import Epoch, LogId, Offset, ShardId, epoch_of_log, log_id, shard_of_log
+from proxist.model.ids import TIME_MAX, TIME_MIN, Epoch, LogId, Offset, ShardId, epoch_of_log, log_id, shard_of_log
 from proxist.model.table import Table
 from proxist.seam.sources import ColdAsof, ColdOp, ColdScan
 
@@ -117,29 +116,26 @@ class SimClickHouse:
         shard: ShardId,
         first: Offset,
         end: Offset,
-        partitions: Collection[str] = (),
+        times_ns: tuple[int, int] | None = None,
         timeout_s: float | None = None,
     ) -> pa.Table:
         self._call()
         schema = compared_schema(table.spec)
+        low, high = times_ns or (TIME_MIN, TIME_MAX)
         kept = []
         for block in self._blocks:
-            logs, offsets = block["_log"].to_pylist(), block["_offset"].to_pylist()
+            times = block[table.spec.time].cast(pa.int64()).to_pylist()
+            rows = zip(block["_log"].to_pylist(), block["_offset"].to_pylist(), times, strict=True)
             at = [
-                i
-                for i, (log, offset) in enumerate(zip(logs, offsets, strict=True))
-                if log >> 24 == shard and first <= offset < end
+                place
+                for place, (log, offset, time) in enumerate(rows)
+                if shard_of_log(log) == shard and first <= offset < end and low <= time <= high
             ]
-            if at and (
-                not partitions or partition_of(block[table.spec.time].cast(pa.int64())[0].as_py()) in partitions
-            ):
+            if at:
                 kept.append(compared(block.take(at)).select(schema.names))
-        rows = pa.concat_tables(kept) if kept else schema.empty_table()
-        return (
-            rows.cast(schema)
-            .take(pc.sort_indices(rows, [("_offset", "ascending"), ("_log", "ascending")]))
-            .combine_chunks()
-        )
+        found = pa.concat_tables(kept).cast(schema) if kept else schema.empty_table()
+        order = pc.sort_indices(found, [("_offset", "ascending"), ("_log", "ascending")])
+        return found.take(order).combine_chunks()
 
     def _call(self) -> None:
         self.sim.check_alive()

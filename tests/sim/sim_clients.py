@@ -12,8 +12,9 @@ import pyarrow as pa
 from naive_tiers import Row, by_key, matches, scanned
 from sim_cluster import Cluster, IngestProcess, batch_of_rows
 from sim_etcd import SimEtcdClient
+from sim_faces import Event
 from sim_oracle import Oracle, Sent, Violation
-from sim_threads import Event, sim
+from sim_threads import sim
 
 from proxist.errors import (
     NotOwner,
@@ -169,7 +170,7 @@ class Query:
         self.catalog = Catalog(Mirror(client, layout.PREFIX).start())
         self._view = NodeCatalog(self.catalog)
         while not self.stop:
-            sim().pause(0.8)
+            sim().pause(1.2)
             try:
                 self.ask()
             except (TransientError, NotOwner):
@@ -223,7 +224,7 @@ class Query:
         acked = [p for p in self.oracle.sent if p.level and not p.lost]
         columns = ["symbol", "ts", "id", "price", "_log", "_offset"]
         answer = self._execute({"scan": {"table": self.cluster.table.name, "columns": columns}})
-        rows = [_row(found) for found in answer.rows.to_pylist()]
+        rows = [row_of(found) for found in answer.rows.to_pylist()]
         ends = {cut.shard: int(cut.end) for cut in answer.receipt.cuts}
         self.oracle.scanned(rows, ends, [p for p in acked if not p.lost], order=True)
         self.answers += 1
@@ -297,7 +298,7 @@ class _Hot:
         return self.query.run_hot(shard, op, probes, min_end, wait_ns)
 
 
-def _row(found: dict[str, Any]) -> Row:
+def row_of(found: dict[str, Any]) -> Row:
     log = found["_log"]
     return Row(found["symbol"], _ns(found["ts"]), found["id"], found["price"], log >> 24, found["_offset"], log % 2**24)
 

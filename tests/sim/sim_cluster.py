@@ -2,16 +2,12 @@
 
 from __future__ import annotations
 
-import contextlib
 import json
-import sys
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self, TypeVar
-from unittest.mock import patch
 
 import pyarrow as pa
 from sim_clickhouse import SimClickHouse
@@ -19,26 +15,17 @@ from sim_disk import DiskFaults, SimDisk
 from sim_etcd import SimEtcd, SimEtcdClient
 from sim_threads import Process, Sim, sim
 
-import proxist_ingest.opening
-import proxist_ingest.snapshotting
-import proxist_persister.worker
 from proxist.errors import NotOwner, ProxistError, Unavailable
 from proxist.etcd import Catalog, NodeRecord, NodeSession, OwnerRecord, ShardRecord, TableRecord, layout
 from proxist.etcd.mirror import Mirror
 from proxist.etcd.ops import Put
 from proxist.etcd.records import encode
-from proxist.hot.chains import Chains
-from proxist.hot.operators import Operators
-from proxist.hot.outgoing import GatherPlan
-from proxist.hot.payloads import PayloadRing
-from proxist.hot.writer import HotSet
 from proxist.model.ids import Offset, ShardId
 from proxist.model.table import Table
-from proxist.wal import LogWriter, OsFiles, Volume
+from proxist.wal import Volume
 from proxist_ingest.follow import follow
 from proxist_ingest.keeper import Keeper as IngestKeeper
 from proxist_ingest.opening import Opener
-from proxist_ingest.recover import create_log
 from proxist_ingest.shard import Shard
 from proxist_ingest.snapshot_thread import SnapshotThread
 from proxist_ingest.snapshotting import SnapshotRule
@@ -52,8 +39,6 @@ from proxist_persister.worker import Tools
 T = TypeVar("T")
 TTL_S = 4
 CALL_S_MAX = 10.0
-SEGMENT_BYTES = 8192
-BALLAST_BYTES = 4096
 
 
 @dataclass
@@ -346,69 +331,13 @@ class Cluster:
                 shard.hot.close()
 
 
-_cluster: Cluster | None = None
+running: Cluster | None = None
+"""The cluster that the product's parts talk to."""
 
 
 def cluster() -> Cluster:
-    assert _cluster is not None
-    return _cluster
-
-
-def _disk() -> SimDisk:
-    """The disk of the process that runs now, in the place of `OsFiles()`."""
-    process = sim().current.process if sim().current is not None else None
-    return next(n.disk for n in (*cluster().ingest.values(), *cluster().retired) if n.process is process)
-
-
-BETWEEN = (
-    (Chains, "place"),
-    (Chains, "expose"),
-    (Chains, "cover"),
-    (Chains, "free"),
-    (PayloadRing, "note"),
-    (PayloadRing, "free_below"),
-    (HotSet, "publish"),
-    (GatherPlan, "gather"),
-    (Operators, "_part"),
-)
-"""Steps of a writer and of a reader of shared memory: before each of them the other side may get its turn."""
-
-
-def _interleaved(method: Callable[..., T]) -> Callable[..., T]:
-    def interleaved(*args: Any, **kwargs: Any) -> T:
-        if sim().current is not None and sim().random.random() < 0.05:
-            sim().pause(0.1)
-        return method(*args, **kwargs)
-
-    return interleaved
-
-
-@contextmanager
-def wired(made: Cluster) -> Iterator[Cluster]:
-    """The product's parts talk to this cluster, and begin segments that are small."""
-    global _cluster
-    places = [
-        m for name, m in sys.modules.items() if name.startswith(("proxist.wal.", "proxist.hot.", "proxist_ingest."))
-    ]
-    with contextlib.ExitStack() as stack:
-        for module in places:
-            if getattr(module, "OsFiles", None) is OsFiles and module.__name__ != OsFiles.__module__:
-                stack.enter_context(patch.object(module, "OsFiles", _disk))
-        small = {"segment_bytes": SEGMENT_BYTES, "ballast_bytes": BALLAST_BYTES}
-        stack.enter_context(patch.object(proxist_ingest.snapshotting, "SEGMENT_BYTES", SEGMENT_BYTES))
-        for make in (create_log, LogWriter.create.__func__, Volume.__init__):  # type: ignore[attr-defined]
-            known = {name: value for name, value in small.items() if name in make.__kwdefaults__}
-            stack.enter_context(patch.dict(make.__kwdefaults__, known))
-        for kind, method in BETWEEN:
-            stack.enter_context(patch.object(kind, method, _interleaved(getattr(kind, method))))
-        stack.enter_context(patch.object(proxist_ingest.opening, "require_fsync", lambda *_: None))
-        stack.enter_context(patch.object(proxist_persister.worker, "Owner", SimOwner))
-        _cluster = made
-        try:
-            yield made
-        finally:
-            _cluster = None
-            made.close()
+    assert running is not None
+    return running
 
 
 def batch_of_rows(table: Table, rows: list[tuple[str, int, int, int | None]]) -> pa.RecordBatch:

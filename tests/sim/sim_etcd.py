@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 
-from sim_threads import Condition, Event, Sim
+from sim_faces import Condition, Event
+from sim_threads import Sim
 
 from proxist.errors import NotFound, Unavailable
 from proxist.etcd.ops import Compare, Delete, Get, KeyValue, Op, Put, TxnResult

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import shutil
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from logging import CRITICAL
 from pathlib import Path
@@ -12,10 +13,12 @@ from pathlib import Path
 import structlog
 from sim_clickhouse import ClickHouseFaults
 from sim_clients import Ids, Producer, Query
-from sim_cluster import TTL_S, Cluster, NetworkFaults, wired
+from sim_cluster import TTL_S, Cluster, NetworkFaults
 from sim_etcd import EtcdFaults
+from sim_faces import installed
 from sim_oracle import Oracle, Violation
-from sim_threads import Process, Sim, installed, sim
+from sim_threads import Process, Sim, sim
+from sim_wiring import wired
 
 from proxist.errors import InternalError, OperatorError, ProxistError
 from proxist.model.ids import ShardId, TableId
@@ -24,7 +27,7 @@ from proxist_ingest.shard import EvictTo
 
 CHECK_EVERY = 16
 STEPS_MAX = 200_000
-FAULT_S = 8.0
+FAULT_S = 5.0
 HEAL_S_MAX = 120.0
 
 
@@ -54,14 +57,22 @@ class Outcome:
 def run(seed: int) -> Outcome:
     """Run one seed to its end, or to the first violation."""
     root = Path(tempfile.mkdtemp(prefix="proxist-sim-", dir="/dev/shm" if Path("/dev/shm").is_dir() else None))
-    logging = structlog.get_config()
-    structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(CRITICAL))  # the trace tells it
     try:
-        with installed(Sim(seed, root=str(root))) as simulation:
+        with quiet(), installed(Sim(seed, root=str(root))) as simulation:
             return _Run(simulation, root).play()
     finally:
-        structlog.configure(**logging)
         shutil.rmtree(root, ignore_errors=True)
+
+
+@contextmanager
+def quiet() -> Iterator[None]:
+    """No log lines: a run has its trace."""
+    logging = structlog.get_config()
+    structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(CRITICAL))
+    try:
+        yield
+    finally:
+        structlog.configure(**logging)
 
 
 class _Run:

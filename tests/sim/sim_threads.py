@@ -1,6 +1,6 @@
 """One thread that plays many: the product's threads as coroutines on a simulated clock, in an order that a seed chooses.
 
-`installed(Sim(seed))` puts look-alikes in the place of `threading`, `time` and `random` of the product's modules, so the
+`sim_faces.installed(Sim(seed))` puts look-alikes in the place of `threading`, `time` and `random` of the product's modules, so the
 product's own code runs, threads and all, and whatever would block hands over to the next runnable thread instead.
 Nothing runs in parallel and nothing really waits; the same seed gives the same order.
 """
@@ -9,22 +9,13 @@ from __future__ import annotations
 
 import hashlib
 import random
-import sys
-import threading as real_threading
-import time as real_time
-from collections.abc import Callable, Iterator
-from concurrent.futures import Future as RealFuture
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
 import greenlet
 
-SIMULATED = ("proxist.etcd", "proxist.wal", "proxist.hot.pins", "proxist.hot.reader", "proxist_ingest")
-SIMULATED += ("proxist_persister", "proxist_query.catalog")
-"""Modules (and packages) whose threads, clock and chance are simulated."""
 START_NS = 1_000_000_000_000
-WALL_NS = 1_723_161_600_000_000_000
 STEP_NS_MAX = 20_000
 """What a step between two blocking points takes at most, unless somebody says otherwise."""
 PREEMPT = 0.05
@@ -39,12 +30,11 @@ class Process:
     alive: bool = True
     frozen_until_ns: int = 0
     """It runs on at this instant: stopped by SIGSTOP, or its machine was suspended."""
-    clock_ns: int = 0
 
 
 @dataclass(eq=False)
 class Sim:
-    """The scheduler. `spawn` threads, then `step` (or `run_until`) from outside of them."""
+    """The scheduler. `spawn` threads, then `step` from outside of them."""
 
     seed: int
     random: random.Random = field(init=False)
@@ -170,15 +160,13 @@ class Sim:
             self.kill(process)
 
 
-_sim: Sim | None = None
+running: Sim | None = None
+"""The simulation that is installed."""
 
 
 def sim() -> Sim:
-    assert _sim is not None, "no simulation runs"
-    return _sim
-
-
-# ---- what the product sees in the place of `threading` ------------------------------------------------------------
+    assert running is not None, "no simulation runs"
+    return running
 
 
 class Thread:
@@ -236,221 +224,3 @@ class Thread:
 
     def is_alive(self) -> bool:
         return self.ident is not None and not self.done
-
-
-class Lock:
-    def __init__(self) -> None:
-        self._holder: object = None
-        self._waiters: list[Thread] = []
-
-    def acquire(self, blocking: bool = True, timeout: float = -1) -> bool:
-        if sim().dying:
-            return True
-        if blocking:
-            sim().maybe_yield()
-        while self._holder is not None:
-            if not blocking:
-                return False
-            waiter = sim().current
-            assert waiter is not None, "a lock is held while the world stands still"
-            self._waiters.append(waiter)
-            sim().block()
-        self._holder = sim().current or self
-        return True
-
-    def release(self) -> None:
-        self._holder = None
-        waiters, self._waiters = self._waiters, []
-        for waiter in waiters:
-            waiter.ready = not waiter.done
-
-    def locked(self) -> bool:
-        return self._holder is not None
-
-    def __enter__(self) -> bool:
-        return self.acquire()
-
-    def __exit__(self, *_: object) -> None:
-        self.release()
-
-
-class Condition:
-    def __init__(self, lock: Lock | None = None) -> None:
-        self._lock = lock or Lock()
-        self._waiters: list[Thread] = []
-
-    def __enter__(self) -> bool:
-        return self._lock.acquire()
-
-    def __exit__(self, *_: object) -> None:
-        self._lock.release()
-
-    def wait(self, timeout: float | None = None) -> bool:
-        waiter = sim().current
-        assert waiter is not None, "only a simulated thread can wait"
-        self._waiters.append(waiter)
-        self._lock.release()
-        try:
-            sim().block(timeout)
-        finally:
-            notified = waiter not in self._waiters
-            if not notified:
-                self._waiters.remove(waiter)
-            self._lock.acquire()
-        return notified
-
-    def wait_for(self, predicate: Callable[[], Any], timeout: float | None = None) -> Any:
-        deadline_ns = None if timeout is None else sim().now_ns + int(timeout * 1e9)
-        while not (result := predicate()):
-            left_s = None if deadline_ns is None else (deadline_ns - sim().now_ns) / 1e9
-            if left_s is not None and left_s <= 0:
-                return result
-            self.wait(left_s)
-        return result
-
-    def notify(self, n: int = 1) -> None:
-        for waiter in self._waiters[:n]:
-            waiter.ready = not waiter.done
-        del self._waiters[:n]
-
-    def notify_all(self) -> None:
-        self.notify(len(self._waiters))
-
-
-class Event:
-    def __init__(self) -> None:
-        self._set = False
-        self._changed = Condition()
-
-    def is_set(self) -> bool:
-        return self._set
-
-    def set(self) -> None:
-        self._set = True
-        self._changed.notify_all()
-
-    def clear(self) -> None:
-        self._set = False
-
-    def wait(self, timeout: float | None = None) -> bool:
-        sim().check_alive()
-        with self._changed:
-            return bool(self._changed.wait_for(lambda: self._set, timeout))
-
-
-class Future:
-    """Enough of `concurrent.futures.Future`."""
-
-    def __init__(self) -> None:
-        self._done = Event()
-        self._result: Any = None
-        self._error: BaseException | None = None
-
-    def __class_getitem__(cls, item: object) -> type[Future]:
-        return cls
-
-    def set_result(self, result: Any) -> None:
-        self._result = result
-        self._done.set()
-
-    def set_exception(self, error: BaseException) -> None:
-        self._error = error
-        self._done.set()
-
-    def done(self) -> bool:
-        return self._done.is_set()
-
-    def result(self) -> Any:
-        if self._error is not None:
-            raise self._error
-        return self._result
-
-
-@dataclass
-class _Waited:
-    done: list[Future]
-
-
-def wait(futures: list[Future], timeout: float | None = None) -> _Waited:
-    futures[0]._done.wait(timeout)
-    return _Waited([one for one in futures if one.done()])
-
-
-class _Threading:
-    """The module's face."""
-
-    Thread, Lock, RLock, Condition, Event = Thread, Lock, Lock, Condition, Event
-    local = real_threading.local
-
-    @staticmethod
-    def current_thread() -> Thread | None:
-        return sim().current
-
-    @staticmethod
-    def get_ident() -> int:
-        current = sim().current
-        return 0 if current is None else int(current.ident or 0)
-
-
-class _Time:
-    """The module's face: every clock is the simulated one; what only measures goes on measuring."""
-
-    @staticmethod
-    def monotonic_ns() -> int:
-        return sim().now_ns
-
-    @staticmethod
-    def monotonic() -> float:
-        return sim().now_ns / 1e9
-
-    @staticmethod
-    def time_ns() -> int:
-        return WALL_NS + sim().now_ns
-
-    @staticmethod
-    def time() -> float:
-        return (WALL_NS + sim().now_ns) / 1e9
-
-    @staticmethod
-    def sleep(seconds: float) -> None:
-        sim().block(seconds)
-
-    perf_counter = real_time.perf_counter
-    perf_counter_ns = real_time.perf_counter_ns
-
-
-class _Random:
-    @staticmethod
-    def random() -> float:
-        return sim().random.random()
-
-
-@contextmanager
-def installed(simulation: Sim) -> Iterator[Sim]:
-    """The product's modules live in `simulation` while this is open."""
-    global _sim
-    faces = {real_threading: _Threading, real_time: _Time, random: _Random, RealFuture: Future}
-    from concurrent.futures import wait as real_wait
-
-    changed: list[tuple[Any, str, Any]] = []
-    for name, module in list(sys.modules.items()):
-        if module is None or not name.startswith(SIMULATED):
-            continue
-        for attribute in ("threading", "time", "random", "Future", "wait"):
-            value = getattr(module, attribute, None)
-            face = wait if value is real_wait else faces.get(value) if value is not None and _hashable(value) else None
-            if face is not None:
-                changed.append((module, attribute, value))
-                setattr(module, attribute, face)
-    _sim = simulation
-    try:
-        with simulation:
-            yield simulation
-    finally:
-        _sim = None
-        for module, attribute, value in changed:
-            setattr(module, attribute, value)
-
-
-def _hashable(value: object) -> bool:
-    return getattr(type(value), "__hash__", None) is not None

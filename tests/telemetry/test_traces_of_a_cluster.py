@@ -144,6 +144,9 @@ def test_a_write_over_flight_is_one_trace_and_its_persister_batch_is_linked(
     assert (insert.parent_id, insert.kind) == (persisted.span_id, "client")
     assert insert.attributes["db.system.name"] == "clickhouse"
     assert insert.attributes["db.operation.batch.size"] == 5
+    verify = named(collector.spans(persisted.trace_id), "persist.verify")
+    assert verify.parent_id == persisted.span_id
+    assert verify.attributes["db.response.returned_rows"] == 5
     told, heard = [span for span in collector.spans(persisted.trace_id) if span.name == method]
     assert (told.kind, told.service, heard.kind, heard.service) == ("client", "persister-0", "server", "ingest-0")
     assert heard.parent_id == told.span_id

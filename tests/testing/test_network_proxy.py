@@ -171,7 +171,7 @@ def test_who_is_refused_is_reset_and_open_connections_stay(network: NetworkProxy
         open_before.sendall(b"x")
         assert read(open_before, 1) == b"x"
         network.refuse()
-        with dial(network) as refused, pytest.raises(ConnectionResetError):
+        with pytest.raises(ConnectionResetError), dial(network) as refused:
             refused.recv(1)
         open_before.sendall(b"y")
         assert read(open_before, 1) == b"y"

@@ -5,39 +5,15 @@ from __future__ import annotations
 import shutil
 from collections.abc import Callable
 from pathlib import Path
-from typing import NamedTuple
 
 import pytest
+from wal_logs import COUNT, ROWS, START, Log, build
 from wal_support import EPOCH, SHARD, append_rows, extents, flip, head_at, open_log, patch, rows_of
 
 from proxist.errors import LogCorrupt
 from proxist.model.ids import Offset
-from proxist.wal import LogWriter, cut_record, persisted_record, recover_log, rows_record
+from proxist.wal import LogWriter, cut_record, recover_log, rows_record
 from proxist.wal._format import HEAD, PREFIX, RECORD_MAGIC, RecordHead, pack_record
-
-START, ROWS, COUNT = 100, 10, 8
-
-
-class Log(NamedTuple):
-    path: Path
-    extents: list  # type: ignore[type-arg]
-
-    def record(self, number: int) -> tuple[Path, int, int]:
-        """File, position, length of record `number` (0 is the carried state, record n holds the n-th batch)."""
-        path, position, length, _ = self.extents[number]
-        return path, position, length
-
-
-def build(data: Path, sync_after: int | None, *, segment_bytes: int = 1 << 16, persisted: int | None = None) -> Log:
-    """Eight batches of ten rows from offset 100. A sync after batch `sync_after` is named by all batches behind it."""
-    with open_log(data, start=START, segment_bytes=segment_bytes) as log:
-        for number in range(1, COUNT + 1):
-            append_rows(log, ROWS, number=number)
-            if number == sync_after:
-                log.sync()
-        if persisted is not None:
-            log.append([persisted_record(Offset(persisted))])
-    return Log(log.log_dir, extents(log.log_dir))
 
 
 def survivors(log_dir: Path) -> list[int]:
@@ -235,69 +211,6 @@ def test_a_synced_record_without_rows_is_not_cut(tmp_path: Path) -> None:
     with pytest.raises(LogCorrupt) as caught:
         recover_log(log.log_dir)
     assert (caught.value.details["lost_first"], caught.value.details["lost_end"]) == (110, 110)
-
-
-def every_byte(log: Log, number: int) -> tuple[Path, range]:
-    path, position, length = log.record(number)
-    return path, range(position, position + length)
-
-
-@pytest.mark.parametrize("sync_after", [None, 4, 7])
-def test_torn_at_every_byte_of_the_last_record(tmp_path: Path, sync_after: int | None) -> None:
-    log = build(tmp_path, sync_after)
-    path, positions = every_byte(log, COUNT)
-    raw = path.read_bytes()
-    for position in positions:
-        torn = raw[:position] + bytes(len(raw) - position)  # preallocated: what was not written reads as zeros
-        path.write_bytes(torn)
-        survived = START + COUNT * ROWS if torn == raw else 170
-        assert recover_log(log.path).end == survived, position
-        path.write_bytes(raw[:position])
-        assert recover_log(log.path).end == 170, position
-
-
-@pytest.mark.parametrize("sync_after", [None, 4])
-def test_a_flipped_bit_in_every_byte_of_the_last_record_cuts_it(tmp_path: Path, sync_after: int | None) -> None:
-    log = build(tmp_path, sync_after)
-    path, positions = every_byte(log, COUNT)
-    for position in positions:
-        flip(path, position, position % 8)
-        recovered = recover_log(log.path)
-        assert recovered.end == 170, position
-        assert recovered.cut is not None
-        flip(path, position, position % 8)
-    assert recover_log(log.path).end == 180
-
-
-def test_a_flipped_bit_in_every_byte_of_a_middle_record_not_synced_cuts_there(tmp_path: Path) -> None:
-    log = build(tmp_path, 2)
-    path, positions = every_byte(log, 4)
-    for position in positions:
-        flip(path, position, position % 8)
-        assert recover_log(log.path).end == 130, position
-        flip(path, position, position % 8)
-
-
-def test_a_flipped_bit_in_every_byte_of_a_middle_record_synced_is_loss(tmp_path: Path) -> None:
-    log = build(tmp_path, 6)
-    path, positions = every_byte(log, 4)
-    for position in positions:
-        flip(path, position, position % 8)
-        with pytest.raises(LogCorrupt) as caught:
-            recover_log(log.path)
-        assert caught.value.details["lost"] == [[130, 140]], position
-        flip(path, position, position % 8)
-
-
-def test_a_flipped_bit_in_every_byte_of_the_first_segments_header_is_loss(tmp_path: Path) -> None:
-    log = build(tmp_path, 4)
-    path, first, _ = log.record(0)
-    for position in range(first):
-        flip(path, position, position % 8)
-        with pytest.raises(LogCorrupt) as caught:
-            recover_log(log.path)
-        assert (caught.value.details["lost_first"], caught.value.details["lost_end"]) == (100, 180), position
-        flip(path, position, position % 8)
 
 
 def build_segments(data: Path, *, sync_each: bool) -> Log:

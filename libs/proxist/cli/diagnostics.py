@@ -85,12 +85,15 @@ def _node(node: dict[str, Any], keep: Callable[[str, Callable[[], Any]], Any]) -
 
 
 def _local(data_dir: Path, keep: Callable[[str, Callable[[], Any]], Any]) -> None:
-    """The ends of a local cluster's logs, and the settings on its parts' command lines."""
+    """The ends of a local cluster's logs, the manifests of its snapshots, and the settings on its parts' command lines."""
     from proxist.cli.supervisor import PARTS_FILE
     from proxist.config import default_run_dir
 
     for log in sorted((data_dir / "logs").glob("*.log")):
         keep(f"logs/{log.name}", lambda log=log: _end_of(log))  # type: ignore[misc]
+    for manifest in sorted(data_dir.glob("*/snapshots/*/*/manifest.json")):
+        node, _, shard, number = manifest.parts[-5:-1]
+        keep(f"snapshots/{node}/{shard}-{number}.json", lambda path=manifest: json.loads(path.read_text()))  # type: ignore[misc]
     parts = keep("config/parts.json", lambda: json.loads((default_run_dir(data_dir) / PARTS_FILE).read_text()))
     for name, part in (parts or {}).get("parts", {}).items():
         line = Path(f"/proc/{part['pid']}/cmdline")

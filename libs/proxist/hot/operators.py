@@ -155,7 +155,7 @@ class Operators:
     def _scan(self, op: HotScan, cut: _Cut, _probes: Probes | None) -> HotPart | None:
         plan = self._plan(op.columns, unmatched=False)
         codes = self._keys.all_codes() if op.keys is None else self._keys.codes(op.keys)
-        start = w.INT64_MIN if op.from_ns is None else op.from_ns
+        start = w.INT64_MIN if op.from_ns is None or op.before else op.from_ns
         last = w.INT64_MAX if op.to_ns is None else op.to_ns - 1
         cold = self._cold_of_scan(op, cut, codes, start)
         if cold is None:

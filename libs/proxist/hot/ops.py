@@ -31,7 +31,8 @@ class HotScan:
     """Rows with time in [from_ns, to_ns); the first `limit` of them in (time, seq, offset).
 
     `seam` "floor" reads everything resident; "persisted" only what of it ClickHouse does not have yet. `ordered` false lets
-    the rows come in any order (then `limit` must be None): for consumers that aggregate.
+    the rows come in any order (then `limit` must be None): for consumers that aggregate. `before` (with `from_ns`, without
+    `limit`): of each key the last so many rows before `from_ns` too, and perhaps earlier ones.
     """
 
     keys: tuple[str, ...] | None = None
@@ -42,11 +43,14 @@ class HotScan:
     seam: str = "floor"
     end: Offset | None = None
     ordered: bool = True
+    before: int | None = None
 
     def __post_init__(self) -> None:
         _check(self.seam in SEAMS, "seam", self.seam, f"one of {', '.join(SEAMS)}")
         _check(self.limit is None or self.limit >= 0, "limit", self.limit, "at least 0")
         _check(self.ordered or self.limit is None, "limit", self.limit, "absent where `ordered` is false")
+        whole = self.from_ns is not None and self.limit is None
+        _check(self.before is None or (self.before >= 0 and whole), "before", self.before, "beside `from_ns` alone")
 
     def to_json(self) -> dict[str, Any]:
         return _to_json("scan", self)

@@ -47,6 +47,7 @@ class Told(NamedTuple):
 
     end: Offset
     seam: Offset
+    persisted: Offset
 
 
 @dataclass(frozen=True, slots=True)
@@ -122,8 +123,8 @@ class Prepared:
 
     def copied(self) -> tuple[Ints, Ints, Told]:
         """(output for `shape.views`, slots: -1 where there is no row, what it was made of) of the last read."""
-        end, seam = self.told[kernels.T_END], self.told[kernels.T_FLOOR]
-        return self._outputs[3].copy(), self.slots.copy(), Told(Offset(int(end)), Offset(int(seam)))
+        told = Told(*(Offset(int(self.told[word])) for word in (kernels.T_END, kernels.T_FLOOR, kernels.T_PERSISTED)))
+        return self._outputs[3].copy(), self.slots.copy(), told
 
     def attempt(self, *arguments: Any) -> int:
         """One try; what `kernels_prepared` returns. The keys were looked up before it read the end, and below the end may

@@ -33,6 +33,12 @@ class Cut:
     end: Offset
     floor: Offset | None = None
 
+    @staticmethod
+    def of(table: str, shard: ShardId, epoch: Epoch, seam: Offset, persisted: Offset, end: Offset) -> Cut:
+        """Of a read of memory from `seam` on: what lies below is history's up to `persisted`, the log's from there."""
+        floor, below = min(seam, end), min(seam, persisted, end)
+        return Cut(table, shard, epoch, below, end, None if floor == below else floor)
+
     def to_json(self) -> dict[str, Any]:
         cut = {"table": self.table, "shard": self.shard, "epoch": self.epoch, "seam": self.seam, "end": self.end}
         return cut if self.floor is None else {**cut, "floor": self.floor}

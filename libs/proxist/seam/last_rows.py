@@ -55,7 +55,7 @@ class Form:
 
     def receipt(self, epoch: Epoch, told: Told, slots: npt.NDArray[np.int64]) -> Receipt:
         return Receipt(
-            cuts=(Cut(self.table.name, self.shard, epoch, min(told.seam, told.end), told.end),),
+            cuts=(Cut.of(self.table.name, self.shard, epoch, told.seam, told.persisted, told.end),),
             rows_hot=int(np.count_nonzero(slots >= 0)),
             schema_version={self.table.name: self.table.schema_version},
         )

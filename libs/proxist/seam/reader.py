@@ -145,10 +145,8 @@ class ShardReader:
             self._check_reached(part, least, subject)
         part = part if clamp is None else replace(part, epoch=clamp.epoch, end=Offset(min(part.end, clamp.end)))
         # A later read of this query has the same end; its seam may be another one, which gives the same rows.
-        seam = Offset(min(part.seam, part.persisted, part.end))
-        floor = Offset(min(part.seam, part.end))
-        self._cuts[shard] = Cut(table.name, shard, part.epoch, seam, part.end, None if floor == seam else floor)
-        return ShardPart(shard, part, chain, cold_cut(chain, part.epoch, seam, part.end)), asked
+        cut = self._cuts[shard] = Cut.of(table.name, shard, part.epoch, part.seam, part.persisted, part.end)
+        return ShardPart(shard, part, chain, cold_cut(chain, part.epoch, cut.seam, part.end)), asked
 
     def _clamp(self, table: Table, shard: ShardId) -> Mark | None:
         """The end that the shard must be read at: an earlier read's of this query, else `as_of`'s."""

@@ -3,6 +3,7 @@ chunk; and what even that leaves to history."""
 
 from __future__ import annotations
 
+from collections import Counter
 from dataclasses import dataclass
 from typing import Any
 
@@ -111,7 +112,7 @@ class WarmAnswer:
             return self._best(kept)
         both = pa.concat_tables([self._found, kept])
         if isinstance(op, HotScan):
-            both = self._limited(both)
+            both = self._limited(both) if op.before is None else self._with_rows_before(both, op)
             if both.nbytes > self._bytes_max:
                 raise InvalidArgument(
                     f"The rows that history does not have yet are more than {self._bytes_max} bytes for this query, of "
@@ -127,6 +128,17 @@ class WarmAnswer:
             return rows
         ordered = order.scan_order(order.ranks_of(rows, self._spec), None)
         return rows.slice(0, limit) if ordered is None else rows.take(ordered[:limit])
+
+    def _with_rows_before(self, rows: pa.Table, op: HotScan) -> pa.Table:
+        """The rows of the range and, of each key, the last so many before it."""
+        early = pc.less(rows.column(self._spec.time).cast(pa.int64()), op.from_ns)
+        before = rows.filter(early)
+        if not before.num_rows:
+            return rows
+        by_key, starts = order.by_key(before.column(self._spec.key), order.ranks_of(before, self._spec))
+        ends = np.repeat(np.append(starts[1:], len(by_key)), np.diff(np.append(starts, len(by_key))))
+        last = by_key[ends - np.arange(len(by_key)) <= (op.before or 0)]
+        return pa.concat_tables([rows.filter(pc.invert(early)), before.take(last)])
 
     def _best(self, kept: pa.Table) -> pa.Table:
         """The best rows so far and those of a chunk: of each probe the better one."""
@@ -147,14 +159,25 @@ class WarmAnswer:
         op, spec = self._op, self._spec
         if isinstance(op, HotAsof):
             return ColdNeed((), self._undecided(rows, below))
-        if below is None or (not isinstance(op, HotLastBy) and self._low > below):
+        if below is None:
             return ColdNeed(())
+        if not isinstance(op, HotLastBy):
+            start = op.from_ns if isinstance(op, HotScan) else op.at_ns
+            if start is None or start <= below:
+                return ColdNeed(op.keys)
+        enough = 1 if isinstance(op, HotLastBy) else op.before if isinstance(op, HotScan) else None
+        if not enough:
+            return ColdNeed(())
+        # So many rows that are later than all of history, and no later than is asked, leave it nothing to say.
         asked = known if op.keys is None else op.keys
-        if asked is None or not isinstance(op, HotLastBy):
-            return ColdNeed(op.keys)
-        late = rows.filter(pc.greater(rows.column(spec.time).cast(pa.int64()), below))
-        decided = set(late.column(spec.key).to_pylist())
-        return ColdNeed(tuple(key for key in asked if key not in decided))
+        if asked is None:
+            return ColdNeed(None)
+        times = rows.column(spec.time).cast(pa.int64())
+        late = pc.greater(times, below)
+        if isinstance(op, HotScan):
+            late = pc.and_(late, pc.less(times, op.from_ns))
+        found = Counter(rows.column(spec.key).filter(late).to_pylist())
+        return ColdNeed(tuple(key for key in asked if found[key] < enough))
 
     def _undecided(self, rows: pa.Table, below: int | None) -> order.Indices:
         op, probes = self._op, self._probes
@@ -178,7 +201,7 @@ class WarmAnswer:
 def _times(op: WarmOp, probes: Probes | None) -> tuple[int, int]:
     """The least and the largest time of a row that can be in the answer."""
     if isinstance(op, HotScan):
-        low = INT64_MIN if op.from_ns is None else op.from_ns
+        low = INT64_MIN if op.from_ns is None or op.before else op.from_ns
         return low, INT64_MAX if op.to_ns is None else op.to_ns - 1
     if isinstance(op, HotLastBy):
         return INT64_MIN, INT64_MAX if op.at_ns is None else op.at_ns

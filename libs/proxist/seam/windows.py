@@ -73,8 +73,10 @@ class Windows:
 
     def hot_rows(self, keys: Keys) -> Callable[[Offset | None], HotOp]:
         """The rows that the aggregates of `keys` are made of, and perhaps earlier ones."""
-        start = None if self._before else self._start_ns
-        return lambda end: HotScan(keys, self.columns.hot, start, self.verb.to_ns, end=end, ordered=False)
+        start, before = self._start_ns, self._before or None
+        return lambda end: HotScan(
+            keys, self.columns.hot, start, self.verb.to_ns, end=end, ordered=False, before=before
+        )
 
     def cold_rows(self, keys: Keys, cuts: tuple[ColdCut, ...]) -> ColdScan:
         columns, to_ns = self.columns, self.verb.to_ns

@@ -8,7 +8,6 @@ below a mark that was persisted or sealed, it is loss: that takes an operator's 
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,13 +16,14 @@ from typing import Any
 import pyarrow as pa
 
 from proxist.model.ids import Epoch, LogId, Offset, ShardId, TableId, epoch_of_log, shard_of_log
+from proxist.wal._durable import make_durable
 from proxist.wal._format import Damage, SegmentHead
 from proxist.wal._loss import Promises, Range, corrupt, loss_error, lost_ranges
 from proxist.wal._salvage import Place, sound_after
 from proxist.wal._walk import MissingSegments, Walker
 from proxist.wal.chain import list_segments, log_of_path
 from proxist.wal.decision import read_decision
-from proxist.wal.files import OsFiles
+from proxist.wal.files import Files, OsFiles
 from proxist.wal.mark import LogBegin, LogMark
 from proxist.wal.reader import LogReader
 from proxist.wal.record import Record
@@ -104,6 +104,7 @@ def recover_log(
     accept_loss: bool = False,
     flush: bool = True,
     visit: Visit | None = None,
+    files: Files | None = None,
 ) -> RecoveredLog:
     """Read a log whose writer is gone, find its end, make it durable there.
 
@@ -132,7 +133,8 @@ def recover_log(
     else:
         found = recovery.from_walker(walker)
     if flush:
-        _make_durable(log_dir)
+        # Where it is sealed, the recovery that sealed it did this, and what it read was on disk.
+        make_durable(log_dir, found.mark, promises.records if sealed_end is None else None, files or OsFiles())
     return found
 
 
@@ -286,15 +288,3 @@ class _Recovery:
 
 def _schema_of(header: SegmentHead) -> pa.Schema:
     return pa.ipc.read_schema(pa.py_buffer(header.schemas[-1][1]))
-
-
-def _make_durable(log_dir: Path) -> None:
-    """Level `os` may have left rows in the page cache alone; a successor's offsets are about to depend on them."""
-    files = OsFiles()
-    for _, path in list_segments(log_dir):
-        fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
-        try:
-            files.datasync(fd)
-        finally:
-            files.close(fd)
-    files.sync_directory(log_dir)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import structlog
@@ -37,6 +37,12 @@ class Base:
     snapshot: Snapshot | None = None
     shortened: bool = False
     """An operator accepted that there is no snapshot, and that the first log begins in its middle."""
+    bare: bool = False
+    """Memory begins at `floor` with nothing: what lies below it is in ClickHouse, and partly nowhere else."""
+
+    def above(self, offset: Offset) -> Base:
+        """The same, with memory from `offset` on: an accepted loss left a hole below it."""
+        return replace(self, floor=offset, bare=True)
 
     def has_to_learn(self, epoch: Epoch, record_number: int) -> bool:
         """Whether what a record says beside its rows is not in the base."""
@@ -53,12 +59,23 @@ class Base:
     @property
     def persisted(self) -> Offset:
         """What ClickHouse has for certain."""
-        return self.floor if self.snapshot is None else self.snapshot.manifest.persisted
+        if self.snapshot is not None:
+            return self.snapshot.manifest.persisted
+        return Offset(0) if self.shortened else self.floor
 
-    def check(self, logs: Sequence[RecoveredLog], end: Offset) -> None:
-        """Raises LogCorrupt where the logs that were read end before the snapshot, which was taken of records on disk;
-        BadSnapshot where that is a loss that an operator has accepted."""
+    def check(self, logs: Sequence[RecoveredLog], end: Offset, persisted: Offset) -> None:
+        """Raises LogCorrupt where the logs that were read end before the snapshot, which was taken of records on disk, or
+        begin above what ClickHouse has; BadSnapshot where an operator has accepted that loss."""
         if self.snapshot is None:
+            if persisted < self.floor:
+                raise LogCorrupt(
+                    f"Rows [{persisted}, {self.floor}) of shard {self.shard} are neither in its logs nor, as far as is "
+                    "known, in ClickHouse. Bring back the files of the log; nothing was changed.",
+                    cause="missing rows",
+                    shard=self.shard,
+                    lost_first=int(persisted),
+                    lost_end=int(self.floor),
+                )
             return
         position, path = self.snapshot.manifest.position, self.snapshot.path
         records = next((one.mark.records for one in logs if one.epoch == self.epoch), 0)
@@ -79,7 +96,7 @@ class Base:
 
     def hot_set(self, table: Table, epoch: Epoch, hot_bytes: int) -> HotSet:
         """A hot set of `epoch` that has nothing but what the base knows. Raises BadSnapshot, Overloaded."""
-        restored = None if self.snapshot is None else self.snapshot.hot()
+        restored = None if self.snapshot is None or self.bare else self.snapshot.hot()
         return HotSet.create(
             table.spec, self.shard, epoch, self.floor, tenant=table.tenant, hot_bytes=hot_bytes, restored=restored
         )
@@ -88,7 +105,7 @@ class Base:
         """Producers, seqs and cuts as the base knows them. Raises BadSnapshot."""
         producers, dedup = Producers(table.name), SeqDedup(table.spec) if table.spec.dedup == "seq" else None
         if self.snapshot is None:
-            return Carried(producers, dedup, Bounds(self.floor), self.floor)
+            return Carried(producers, dedup, Bounds(self.floor), self.persisted)
         for runs in self.snapshot.batches(PRODUCERS_FILE):
             producers.load(runs)
         if dedup is not None:
@@ -96,8 +113,7 @@ class Base:
                 raise BadSnapshot(self.snapshot.path, f"it has no {SEQS_FILE}, but the table drops repeated seqs")
             for seqs in self.snapshot.batches(SEQS_FILE):
                 dedup.load(seqs)
-        told = self.snapshot.manifest
-        return Carried(producers, dedup, Bounds.of(told.cuts), told.persisted)
+        return Carried(producers, dedup, Bounds.of(self.snapshot.manifest.cuts), self.persisted)
 
 
 def bases(data_dir: Path, table: Table, record: ShardRecord, persisted: Offset) -> Iterator[Base]:

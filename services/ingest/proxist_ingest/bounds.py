@@ -88,7 +88,7 @@ class Bounds:
                 self._forget_locked(count)
 
     def forget_gone(self, first: Offset) -> None:
-        """The rows below `first`, which are persisted, are in no log file any more: nobody may ask for them."""
+        """The rows below `first`, which are persisted, may be in no log file any more: nobody may ask for them."""
         with self._lock:
             if first > self._start:
                 self._forget_locked(min(bisect.bisect_left(self._ends, first) + 1, len(self._ends)))

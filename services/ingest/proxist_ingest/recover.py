@@ -78,6 +78,8 @@ def recover_shard(
         while True:
             try:
                 return _recover_from(base, data_dir, table, record, epoch, persisted, hot_bytes, progress)
+            except _Hole as hole:
+                base = base.above(hole.end)
             except BadSnapshot as bad:
                 log.warning("a snapshot is passed over", shard=record.shard, snapshot=str(bad.path), cause=bad.cause)
                 break
@@ -108,10 +110,14 @@ def _recover_from(
         total_bytes = sum(one.bytes for _, path, _ in wanted for one in segments(path))
         meter = Meter(f"shard {record.shard} of {table.name}", total_bytes, progress)
         replay = Replay(table, base, hot, carried, max(persisted, carried.persisted), meter)
-        logs = [_replay_log(replay, entry, path, begin, persisted, record) for entry, path, begin in wanted]
+        logs = []
+        for entry, path, begin in wanted:
+            found = _replay_log(replay, entry, path, begin, persisted, record)
+            logs.append(found)
+            _check_hole(found, entry, hot)
         meter.done()
         end = logs[-1].seal_at if logs else usable_logs(record)[0]
-        base.check(logs, end)
+        base.check(logs, end, replay.persisted)
         hot.set_persisted(Offset(min(replay.persisted, hot.marks().end)))
         _settle(carried.bounds, replay.persisted, wanted)
     except BaseException:
@@ -120,7 +126,7 @@ def _recover_from(
     sealed = {one.epoch: SealedLog(one.log_dir, one.mark) for one in logs}
     newest = logs[-1].epoch if logs else None
     carried = replace(carried, persisted=replay.persisted)
-    return RecoveredShard(hot, carried, sealed, newest, end, Behind(base.snapshot, meter.bytes))
+    return RecoveredShard(hot, carried, sealed, newest, end, Behind(base.snapshot, total_bytes))
 
 
 def _wanted(
@@ -151,6 +157,20 @@ def _replay_log(
         log.warning("a torn tail was cut", path=found.cut.path, position=found.cut.position, end=found.end)
     replay.end(found)
     return found
+
+
+class _Hole(Exception):
+    """Rows below `end` are in no log any more, as an operator accepted; they are in ClickHouse."""
+
+    def __init__(self, end: Offset) -> None:
+        self.end = end
+
+
+def _check_hole(found: RecoveredLog, entry: LogRecord, hot: HotSet) -> None:
+    """Raises _Hole where an accepted loss ends below the place where the shard went on, or will."""
+    goes_on = found.seal_at if entry.end is None else entry.end
+    if found.lost and hot.appended_end < goes_on:
+        raise _Hole(goes_on)
 
 
 def _settle(bounds: Bounds, persisted: Offset, wanted: list[tuple[LogRecord, Path, LogBegin]]) -> None:

@@ -55,8 +55,10 @@ class Replay:
             self._learn(record)
         if record.kind is RecordKind.PERSISTED:
             self.persisted = max(self.persisted, record.bound)
-        elif record.kind is RecordKind.ROWS and record.rows and record.end > self._base.floor:
-            self._add(record, schema)
+        elif record.kind is RecordKind.ROWS and record.rows:
+            self._learn_seqs(record, schema)
+            if record.end > self._base.floor:
+                self._add(record, schema)
         self._meter.read(len(record.body), record.rows)
 
     def end(self, one: RecoveredLog) -> None:
@@ -77,10 +79,12 @@ class Replay:
             original = Original(self._epoch, record.first, record.end, 0)
             producers.accept(record.producer, record.batch_number, record.content_hash, original)
 
+    def _learn_seqs(self, record: Record, schema: pa.Schema) -> None:
+        if self._carried.dedup is not None and self._base.has_to_learn(self._epoch, record.record_number):
+            self._carried.dedup.accept(record.batch(schema))
+
     def _add(self, record: Record, schema: pa.Schema) -> None:
         rows, first = record.batch(schema), record.first
-        if self._carried.dedup is not None and self._base.has_to_learn(self._epoch, record.record_number):
-            self._carried.dedup.accept(rows)
         if first < self._base.floor:
             rows, first = rows.slice(self._base.floor - first), self._base.floor
         expected = Offset(self._hot.appended_end + self._waiting_rows)
@@ -125,17 +129,17 @@ class Meter:
         """`total_bytes`: of the files that are to be read, which may end with room that was never written."""
         self.subject = subject
         self._total_bytes, self._progress = total_bytes, progress
-        self.bytes = self._rows = 0
+        self._bytes = self._rows = 0
         self._started_ns = time.monotonic_ns()
         self._told_ns = self._started_ns
 
     def read(self, byte_count: int, rows: int) -> None:
-        self.bytes += byte_count
+        self._bytes += byte_count
         self._rows += rows
         now_ns = time.monotonic_ns()
         if now_ns - self._told_ns >= PROGRESS_NS:
             self._told_ns = now_ns
-            share = min(100, 100 * self.bytes // max(1, self._total_bytes))
+            share = min(100, 100 * self._bytes // max(1, self._total_bytes))
             self._progress(f"{self.subject}: replaying, {share} %, {self._told(now_ns)}")
 
     def done(self) -> None:

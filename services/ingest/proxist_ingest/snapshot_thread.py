@@ -6,14 +6,10 @@ import threading
 import time
 from collections.abc import Callable
 
-import structlog
-
 from proxist_ingest.shard import Shard
 
 PERIOD_S = 0.5
 """How often it looks: short against the second or more in which a log grows by what makes a snapshot due."""
-
-log = structlog.get_logger("proxist.ingest.snapshots")
 
 
 class SnapshotThread:
@@ -39,7 +35,4 @@ class SnapshotThread:
                 if self._stopping.is_set():
                     return
                 if shard.snapshots is not None and shard.snapshots.due(time.monotonic_ns()):
-                    try:
-                        shard.snapshots.take()
-                    except Exception:
-                        log.exception("a snapshot failed", shard=shard.id)
+                    shard.snapshots.take()

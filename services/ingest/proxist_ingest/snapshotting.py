@@ -17,7 +17,6 @@ from proxist.hot.boundaries import HotCarried
 from proxist.hot.snapshots import (
     BOUNDARY,
     KEPT,
-    BadSnapshot,
     Manifest,
     Part,
     Position,
@@ -86,7 +85,7 @@ class Behind(NamedTuple):
 
     snapshot: Snapshot | None
     log_bytes: int
-    """Of the logs that were read."""
+    """What the logs that were read take on disk."""
 
 
 NOTHING_BEHIND = Behind(None, 0)
@@ -121,23 +120,30 @@ class Snapshots:
             begun_ns = time.monotonic_ns()
             try:
                 taken = self._write()
-                self.counts.taken += 1
-                self.counts.seconds = (time.monotonic_ns() - begun_ns) / 1e9
-                self.newest = taken
-                given_up = self._give_up()
-            except (ProxistError, BadSnapshot, OSError) as error:
-                self.counts.failures += 1
-                self.counts.failing = error.message if isinstance(error, ProxistError) else str(error)
-                self._not_before_ns = time.monotonic_ns() + RETRY_NS
-                log.error("no snapshot was taken; trying again", shard=self._of.shard, error=self.counts.failing)
+            except Exception as error:  # whatever it was, the shard goes on
+                self._failed("no snapshot was taken; trying again", error)
                 return None
+            self.newest = taken
+            self.counts.taken += 1
+            self.counts.seconds = (time.monotonic_ns() - begun_ns) / 1e9
             self.counts.failing = None
+            given_up = 0
+            try:
+                given_up = self._give_up()
+            except Exception as error:
+                self._failed("the log was not shortened; the next snapshot tries again", error)
             told = taken.manifest
             log.info(
                 "snapshot taken", shard=self._of.shard, table=self._of.table.name, number=taken.number, bytes=taken.bytes,
                 seconds=round(self.counts.seconds, 3), floor=told.floor, end=told.position.end, segments_given_up=given_up,
             )  # fmt: skip
             return taken
+
+    def _failed(self, what: str, error: Exception) -> None:
+        self.counts.failures += 1
+        self.counts.failing = error.message if isinstance(error, ProxistError) else f"{type(error).__name__}: {error}"
+        self._not_before_ns = time.monotonic_ns() + RETRY_NS
+        log.error(what, shard=self._of.shard, error=self.counts.failing)
 
     def close(self, *, last: bool) -> None:
         """Take none from now on; waits for one that is being taken. `last`: take one now, for a log that was sealed in
@@ -205,21 +211,25 @@ class Snapshots:
                 break
         else:
             return 0
-        drop_snapshots(self._directory, good[-1].number, self._rule.volume.files)
+        oldest = good[-1]
+        drop_snapshots(self._directory, oldest.number, self._rule.volume.files)
+        self._of.bounds.forget_gone(disposable(oldest.manifest))
         reach("truncate.before")
-        count = truncate(self._shard_dir, good[-1].manifest, self._rule.volume)
+        count = truncate(self._shard_dir, oldest.manifest, self._rule.volume)
         reach("truncate.after")
         self.counts.segments_given_up += count
-        first = _begin(list_logs(self._shard_dir)[0].path)
-        if count and first is not None:
-            self._of.bounds.forget_gone(first)
         return count
+
+
+def disposable(oldest: Manifest) -> Offset:
+    """Rows below it are in ClickHouse, and no recovery needs them."""
+    return min(oldest.floor, oldest.persisted)
 
 
 def truncate(shard_dir: Path, oldest: Manifest, volume: Volume) -> int:
     """Give up the segments of a shard's logs whose rows are all persisted and below the floor of `oldest`, and whose
     records are all in its state; whole logs too. Returns how many. Raises OSError."""
-    limit, position = min(oldest.floor, oldest.persisted), oldest.position
+    limit, position = disposable(oldest), oldest.position
     chain = list_logs(shard_dir)
     count = 0
     for (epoch, path), following in zip(chain, [*chain[1:], None], strict=True):

@@ -8,7 +8,7 @@ import pyarrow as pa
 
 from proxist.errors import InvalidArgument, LogCorrupt, Unavailable
 from proxist.hot.ledger import Span
-from proxist.hot.ops import HotBars, HotLastBy, HotOp, HotWindow, Probes
+from proxist.hot.ops import HotBars, HotLastBy, HotOp, HotScan, HotWindow, Probes
 from proxist.model.ids import Offset
 from proxist.seam.warm import WarmAnswer, WarmOp, WarmPart
 from proxist.wal import LogReader, RecordKind
@@ -47,7 +47,8 @@ def read_warm(shard: Shard, op: HotOp, probes: Probes | None, first: Offset, end
 
 def _known_keys(shard: Shard, op: WarmOp) -> tuple[str, ...] | None:
     """All keys that the shard ever had, where that is of use and memory knows them."""
-    if not isinstance(op, HotLastBy) or op.keys is not None:
+    of_all = isinstance(op, HotLastBy | HotScan) and op.keys is None
+    if not of_all or (isinstance(op, HotScan) and op.before is None):
         return None
     part = shard.run(HotLastBy(None, ()))
     return None if part.cold else tuple(part.rows.column(shard.table.spec.key).to_pylist())

@@ -85,7 +85,13 @@ class Persister:
         grpc_door, http_door = self._doors(keeper, sink, figures)
         endpoints = config.advertised({"grpc": grpc_door.address, "http": http_door.url})
         record = NodeRecord(
-            config.name, "persister", os.getpid(), host_id=this_host_id(), insecure=config.insecure, **endpoints
+            config.name,
+            "persister",
+            os.getpid(),
+            grpc=endpoints["grpc"],
+            http=endpoints["http"],
+            host_id=this_host_id(),
+            insecure=config.insecure,
         )
         self._session = session = NodeSession(
             client,
