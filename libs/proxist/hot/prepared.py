@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
+import pyarrow as pa
 
 from proxist.errors import InvalidArgument
 from proxist.hot import words as w
@@ -115,9 +116,10 @@ class Prepared:
         self.arrays, self.valid = self.shape.views(out)
         self.turn_to(names)
 
-    def turn_to(self, names: tuple[str, ...]) -> None:
-        """From now on row i is names[i]'s; there are as many as before."""
-        self._names = names
+    def turn_to(self, names: tuple[str, ...] | pa.Array) -> None:
+        """From now on row i is names[i]'s; there are as many as before. A tuple is remembered, an array (string, no nulls)
+        looked up anew."""
+        self._names: tuple[str, ...] | pa.Array = names
         self._look_up()
 
     def copied(self) -> tuple[Ints, Ints, Told]:
@@ -145,7 +147,10 @@ class Prepared:
 
     def _look_up(self) -> None:
         self._known = self._index.count
-        self._codes, self._complete = self._index.each(self._names)
+        if isinstance(self._names, tuple):
+            self._codes, self._complete = self._index.each(self._names)
+        else:
+            self._codes, self._complete = self._index.probe_codes(self._names), False
 
     def _arguments(self) -> tuple[Any, ...]:
         """What every kernel call begins with."""
