@@ -124,8 +124,12 @@ class Prepared:
 
     def copied(self) -> tuple[Ints, Ints, Told]:
         """(output for `shape.views`, slots: -1 where there is no row, what it was made of) of the last read."""
-        end, seam = self.told[kernels.T_END], self.told[kernels.T_FLOOR]
-        return self._outputs[3].copy(), self.slots.copy(), Told(Offset(int(end)), Offset(int(seam)))
+        told = self.told.tolist()
+        return (
+            self._outputs[3].copy(),
+            self.slots.copy(),
+            Told(Offset(told[kernels.T_END]), Offset(told[kernels.T_FLOOR])),
+        )
 
     def attempt(self, *arguments: Any) -> int:
         """One try; what `kernels_prepared` returns. The keys were looked up before it read the end, and below the end may
@@ -146,11 +150,12 @@ class Prepared:
         return not np.array_equal(before, self._codes)
 
     def _look_up(self) -> None:
-        self._known = self._index.count
-        if isinstance(self._names, tuple):
-            self._codes, self._complete = self._index.each(self._names)
-        else:
-            self._codes, self._complete = self._index.probe_codes(self._names), False
+        codes = self._index.remembered(self._names) if isinstance(self._names, tuple) else None
+        if codes is not None:
+            self._codes, self._complete = codes, True
+            return
+        self._known = self._index.count  # first: of keys that come later it says so
+        self._codes, self._complete = self._index.each(self._names)
 
     def _arguments(self) -> tuple[Any, ...]:
         """What every kernel call begins with."""
