@@ -106,10 +106,10 @@ def _attached_asks(bench: Bench, attached: Connection) -> dict[str, tuple[str, A
         ),
         "s4.prepared_one_key": ("last_by, one key, prepared", turning(lambda one: one.read(), handles), at_most(8 * US)),
         "s4.attached_all_keys": (
-            "last_by, all keys", lambda: table.last_by(None, columns), large if len(rows.keys) == KEYS_BUDGETED else None,
+            "last_by, all keys", lambda: table.last_by(None, columns).to_arrow(), large if len(rows.keys) == KEYS_BUDGETED else None,
         ),
         "s4.prepared_all_keys": ("last_by, all keys, prepared", every.read, None),
-        "s4.attached_1000_probes": ("as-of, 1,000 probes", lambda: table.asof(rows.probes, columns), large),
+        "s4.attached_1000_probes": ("as-of, 1,000 probes", lambda: table.asof(rows.probes, columns).to_arrow(), large),
         "s4.prepared_1000_probes": ("as-of, 1,000 probes, prepared", lambda: asof.read(times), None),
     }  # fmt: skip
 

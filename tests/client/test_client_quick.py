@@ -85,7 +85,7 @@ def last_by(**body: Any) -> dict[str, Any]:
 
 def test_the_last_rows_of_keys_are_taken_this_way(local: LocalReads) -> None:
     for keys, prices in ((["AB"], [3.0]), (["B", "A", "B"], [1.0, 2.0]), (["none", "A"], [1.0])):
-        quick = local._quick.answer(last_by(keys=keys, columns=["price"]))
+        quick = local._quick.answer(last_by(keys=keys, columns=["price"]), None)
         assert quick is not None
         assert quick["price"].to_pylist() == prices
 

@@ -17,7 +17,7 @@ from proxist.hot.ops import HotScan
 from proxist.hot.writer import HotSet
 from proxist.model.ids import Epoch, Offset, ShardId
 
-BLOCKS, WIDTH = 4096, mmap.PAGESIZE
+BLOCKS, WIDTH = 16_384, mmap.PAGESIZE
 NEVER_NS = 2**62
 WAIT_S = 20.0
 

@@ -49,7 +49,7 @@ class LocalReads:
         Raises what the query's rules ask for (NotFound, Stale, TokenLost, InvalidArgument, DeadlineExceeded), and where
         attaching is required the reason why a shard cannot be.
         """
-        quick = self._quick.answer(query) if probes is None else None
+        quick = self._quick.answer(query, probes)
         if quick is not None:
             return quick
         parsed = parse_query(query)
@@ -140,6 +140,10 @@ class Host:
             self._attached.drop(shard, reader)
             reader = self._attached.reader(path, shard)
         return reader
+
+    def reader(self, shard: ShardId) -> HotReader:
+        """The shard's reader, alive. Raises Elsewhere where the owner cannot be attached."""
+        return self.try_attached(shard, lambda path: self.attach(path, shard))
 
     def epoch(self, shard: ShardId) -> int:
         """Of the owner that is attached now; 0 where none is."""

@@ -7,12 +7,13 @@ import threading
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 import pyarrow as pa
 
 from proxist.client.answer import Answer
 from proxist.client.attach import Elsewhere
+from proxist.client.quick_asof import asof_plan, asof_shape_of
 from proxist.client.topology import Topology
 from proxist.errors import ProxistError, Unavailable
 from proxist.hot.prepared import PreparedLastBy
@@ -31,14 +32,39 @@ _Shape = tuple[str, tuple[str, ...] | None, tuple[str, ...] | None]
 """Table, keys (None: all), columns."""
 
 
+class Plan(Protocol):
+    """One shape of query on one shard; `lock` guards what a read writes into."""
+
+    @property
+    def shard(self) -> ShardId: ...
+    @property
+    def reader(self) -> HotReader: ...
+    @property
+    def lock(self) -> threading.Lock: ...
+
+    def read(self, probes: pa.RecordBatch | None) -> Answer | None:
+        """Under `lock`. None: ask the executor. Raises Outdated, Unavailable as the reader does."""
+
+
+class Outdated(Exception):
+    """This plan does not fit any more; another one of the same shape may."""
+
+
 @dataclass(frozen=True, slots=True, eq=False)
-class _Plan:
-    """One shape of query on one shard. `lock` guards `prepared`, whose arrays a read writes."""
+class _LastBy:
+    """Last rows of some keys, or of all."""
 
     form: Form
     reader: HotReader
     prepared: PreparedLastBy
+    shard: ShardId
     lock: threading.Lock = field(default_factory=threading.Lock)
+
+    def read(self, probes: pa.RecordBatch | None) -> Answer | None:
+        self.reader.read(self.prepared)
+        if self.prepared.outdated:
+            raise Outdated
+        return None if self.prepared.undecided else _LastRows(self)
 
 
 class Quick:
@@ -47,11 +73,11 @@ class Quick:
     def __init__(self, topology: Callable[..., Topology], host: Host) -> None:
         self._topology, self._host = topology, host
         self._of: Topology | None = None
-        self._plans: dict[_Shape, _Plan | None] = {}
+        self._plans: dict[Any, Plan | None] = {}
 
-    def answer(self, query: Mapping[str, Any]) -> Answer | None:
+    def answer(self, query: Mapping[str, Any], probes: pa.RecordBatch | None) -> Answer | None:
         """The answer, or None: ask the executor."""
-        shape = _shape_of(query)
+        shape = _shape_of(query) if probes is None else asof_shape_of(query, probes)
         if shape is None:
             return None
         known = self._topology()
@@ -60,34 +86,33 @@ class Quick:
         try:
             plan = self._plans[shape]
         except KeyError:
-            plan = self._keep(shape, query)
+            plan = self._keep(shape, query, probes)
         except TypeError:
             return None  # names that are not even hashable: the executor refuses them
         if plan is None or not plan.lock.acquire(blocking=False):
             return None
         try:
-            plan.reader.read(plan.prepared)
-            if plan.prepared.outdated:
-                self._plans.pop(shape, None)
-                return None
-            return None if plan.prepared.undecided else _LastRows(plan)
+            return plan.read(probes)
+        except Outdated:
+            self._plans.pop(shape, None)
+            return None
         except Unavailable as error:
             if error.details.get("reason") != "evicting":  # then the owner lives
-                self._let_go(plan.form.shard)
+                self._let_go(plan.shard)
             return None
         finally:
             plan.lock.release()
 
-    def _keep(self, shape: _Shape, query: Mapping[str, Any]) -> _Plan | None:
+    def _keep(self, shape: Any, query: Mapping[str, Any], probes: pa.RecordBatch | None) -> Plan | None:
         """A plan for this shape; None where it has none, which is remembered too until the topology changes. What is
         kept was parsed once: a shape that equals it needs no further look."""
         try:
-            parse_query(query)
-            plan = self._plan(*shape)
+            parsed = parse_query(query)
+            plan = self._last_by(*shape) if probes is None else asof_plan(self._host, parsed, probes)
         except (ProxistError, Elsewhere):
             return None  # the executor says what is wrong
         if plan is not None:
-            self._let_go(plan.form.shard, but=plan.reader)
+            self._let_go(plan.shard, but=plan.reader)
         if len(self._plans) >= PLANS_MAX:
             self._plans = {}
         self._plans[shape] = plan
@@ -98,19 +123,18 @@ class Quick:
         self._plans = {
             shape: plan
             for shape, plan in self._plans.copy().items()
-            if plan is None or plan.form.shard != shard or plan.reader is but
+            if plan is None or plan.shard != shard or plan.reader is but
         }
 
-    def _plan(self, name: str, keys: tuple[str, ...] | None, asked: tuple[str, ...] | None) -> _Plan | None:
+    def _last_by(self, name: str, keys: tuple[str, ...] | None, asked: tuple[str, ...] | None) -> Plan | None:
         form = form_of(self._host.table("", name), keys, asked)
         if form is None:
             return None
-        shard = form.shard
-        reader = self._host.try_attached(shard, lambda path: self._host.attach(path, shard))
+        reader = self._host.reader(form.shard)
         if keys is not None:
-            return _Plan(form, reader, reader.prepare_last_by(form.names, form.columns))
+            return _LastBy(form, reader, reader.prepare_last_by(form.names, form.columns), form.shard)
         every = reader.prepare_every(form.columns)
-        return _Plan(form.with_keys(every.keys), reader, every)
+        return _LastBy(form.with_keys(every.keys), reader, every, form.shard)
 
 
 def _shape_of(query: Mapping[str, Any]) -> _Shape | None:
@@ -127,7 +151,7 @@ def _shape_of(query: Mapping[str, Any]) -> _Shape | None:
 class _LastRows(Answer):
     """The rows that a plan has just read: copied here, made Arrow when they are asked for."""
 
-    def __init__(self, plan: _Plan) -> None:
+    def __init__(self, plan: _LastBy) -> None:
         self._form, self._shape, self._epoch = plan.form, plan.prepared.shape, plan.reader.epoch
         self._copy, self._slots, self._told = plan.prepared.copied()
 

@@ -16,7 +16,7 @@ from proxist.hot.layout import PAGE
 
 AHEAD_BYTES_MAX: Final = 32 * 2**20
 """What is touched and not used yet, at most."""
-AHEAD_PART: Final = 32
+AHEAD_PART: Final = 64
 """And at most this part of what is used: the reserve stays, so it must be little beside the rows."""
 STEP_BLOCKS: Final = 32
 """Touched at a time, column by column: the system holds a lock of the process meanwhile, some 0.1 ms per column."""

@@ -72,17 +72,21 @@ class KeyIndex:
             codes[strings.valid == 0] = _NO_KEY
         return _readonly(codes)
 
-    def each(self, keys: tuple[str, ...]) -> tuple[Ints, bool]:
-        """(a code per key, -1 where it is unknown; whether all are known)."""
-        if (known := self._each.get(keys)) is not None:
-            return known, True
+    def remembered(self, keys: tuple[str, ...]) -> Ints | None:
+        """What `each` found for these keys before, where it knew them all."""
+        return self._each.get(keys)
+
+    def each(self, keys: tuple[str, ...] | pa.Array) -> tuple[Ints, bool]:
+        """(a code per key, -1 where it is unknown; whether all are known and remembered)."""
+        if not isinstance(keys, tuple):
+            return self.probe_codes(keys), False
         codes = self.probe_codes(pa.array(keys, pa.string()))
-        all_known = bool((codes >= 0).all())
-        if all_known and len(keys) <= _EACH_KEYS_MAX:
-            if len(self._each) >= _EACH_MAX:
-                self._each = {}
-            self._each[keys] = codes
-        return codes, all_known
+        if len(keys) > _EACH_KEYS_MAX or not (codes >= 0).all():
+            return codes, False
+        if len(self._each) >= _EACH_MAX:
+            self._each = {}
+        self._each[keys] = codes
+        return codes, True
 
     def names(self, codes: Ints) -> tuple[str, ...]:
         """The keys of these codes."""

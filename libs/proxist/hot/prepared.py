@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
+import pyarrow as pa
 
 from proxist.errors import InvalidArgument
 from proxist.hot import words as w
@@ -116,14 +117,16 @@ class Prepared:
         self.arrays, self.valid = self.shape.views(out)
         self.turn_to(names)
 
-    def turn_to(self, names: tuple[str, ...]) -> None:
-        """From now on row i is names[i]'s; there are as many as before."""
-        self._names = names
+    def turn_to(self, names: tuple[str, ...] | pa.Array) -> None:
+        """From now on row i is names[i]'s; there are as many as before. A tuple is remembered, an array (string, no nulls)
+        looked up anew."""
+        self._names: tuple[str, ...] | pa.Array = names
         self._look_up()
 
     def copied(self) -> tuple[Ints, Ints, Told]:
         """(output for `shape.views`, slots: -1 where there is no row, what it was made of) of the last read."""
-        told = Told(*(Offset(int(self.told[word])) for word in (kernels.T_END, kernels.T_FLOOR, kernels.T_PERSISTED)))
+        words = self.told.tolist()
+        told = Told(Offset(words[kernels.T_END]), Offset(words[kernels.T_FLOOR]), Offset(words[kernels.T_PERSISTED]))
         return self._outputs[3].copy(), self.slots.copy(), told
 
     def attempt(self, *arguments: Any) -> int:
@@ -145,7 +148,11 @@ class Prepared:
         return not np.array_equal(before, self._codes)
 
     def _look_up(self) -> None:
-        self._known = self._index.count
+        codes = self._index.remembered(self._names) if isinstance(self._names, tuple) else None
+        if codes is not None:
+            self._codes, self._complete = codes, True
+            return
+        self._known = self._index.count  # first: of keys that come later it says so
         self._codes, self._complete = self._index.each(self._names)
 
     def _arguments(self) -> tuple[Any, ...]:

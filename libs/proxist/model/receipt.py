@@ -112,10 +112,12 @@ class HotReceipts:
         self._cut = f'", "plan": "operator", "cut": [{{"table": {name}, "shard": {shard}, "epoch": {epoch}, "seam": '
         self._rest = f', "cold": 0}}, "schema_version": {{{name}: {schema_version}}}}}'
 
-    def receipt(self, seam: Offset, end: Offset, row_count: int) -> bytes:
-        """Of rows in [seam, end) and boundary rows, `row_count` of them in the answer."""
+    def receipt(self, seam: Offset, persisted: Offset, end: Offset, row_count: int) -> bytes:
+        """Of rows in [seam, end) and boundary rows, `row_count` of them in the answer; the cut is that of `Cut.of`."""
         last = varint(end)
         packed = self._first + last + zlib.crc32(last, self._first_crc).to_bytes(4, "little")
         token = PREFIX + base64.urlsafe_b64encode(packed).decode().rstrip("=")
-        cut = f'{self._cut}{min(seam, end)}, "end": {end}}}], "rows": {{"hot": {row_count}'
+        floor, below = min(seam, end), min(seam, persisted, end)
+        warm = "" if floor == below else f', "floor": {floor}'
+        cut = f'{self._cut}{below}, "end": {end}{warm}}}], "rows": {{"hot": {row_count}'
         return f'{{"mode": "hot", "token": "{token}{cut}{self._rest}'.encode()

@@ -72,7 +72,7 @@ class _Asked:
             made = HotReceipts(form.table.name, form.shard, epoch, form.table.schema_version)
             known = self.receipts = form, epoch, made
         rows = form.rows(found.shape, found.cells, found.slots)
-        receipt = known[2].receipt(found.told.seam, found.told.end, rows.num_rows)
+        receipt = known[2].receipt(found.told.seam, found.told.persisted, found.told.end, rows.num_rows)
         return QuickAnswer(self.query, form.schema, rows, receipt)
 
 

@@ -6,6 +6,7 @@ A `Form` is what the answers to one question have in common; it holds no memory 
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -54,24 +55,33 @@ class Form:
         return replace(self, keys=keys)
 
     def receipt(self, epoch: Epoch, told: Told, slots: npt.NDArray[np.int64]) -> Receipt:
-        return Receipt(
-            cuts=(Cut.of(self.table.name, self.shard, epoch, told.seam, told.persisted, told.end),),
-            rows_hot=int(np.count_nonzero(slots >= 0)),
-            schema_version={self.table.name: self.table.schema_version},
-        )
+        return receipt_of(self.table, self.shard, epoch, told, slots)
 
     def _some(self, shape: Shape, cells: npt.NDArray[np.int64], slots: npt.NDArray[np.int64]) -> pa.RecordBatch:
         arrays, valid = shape.views(cells)
         found = np.flatnonzero(slots >= 0)
         columns = [self.keys.take(pa.array(found))]
         for name, type_ in zip(self.columns, self.types, strict=True):
-            values = arrays[name][found]
-            if name in valid or values.dtype == np.bool_:
-                columns.append(pa.array(values, type_, mask=~valid[name][found] if name in valid else None))
-            else:
-                data = pa.py_buffer(values.view(np.uint8))
-                columns.append(pa.Array.from_buffers(type_, len(values), [None, data], 0))
+            ok = valid[name][found] if name in valid else None
+            columns.append(column_of(type_, arrays[name][found], ok))
         return pa.RecordBatch.from_arrays(columns, schema=self.schema)
+
+
+def receipt_of(table: Table, shard: ShardId, epoch: Epoch, told: Told, slots: npt.NDArray[np.int64]) -> Receipt:
+    """Of an answer from the RAM of one shard, with a row for each slot that is none of -1."""
+    return Receipt(
+        cuts=(Cut.of(table.name, shard, epoch, told.seam, told.persisted, told.end),),
+        rows_hot=int(np.count_nonzero(slots >= 0)),
+        schema_version={table.name: table.schema_version},
+    )
+
+
+def column_of(type_: pa.DataType, values: npt.NDArray[Any], ok: npt.NDArray[np.bool_] | None) -> pa.Array:
+    """A column of fixed width; null where not `ok` (None: nowhere). `values` become its buffer."""
+    nulls = 0 if ok is None else len(ok) - int(np.count_nonzero(ok))
+    valid = None if ok is None or not nulls else pa.py_buffer(np.packbits(ok, bitorder="little"))
+    data = np.packbits(values, bitorder="little") if values.dtype == np.bool_ else values.view(np.uint8)
+    return pa.Array.from_buffers(type_, len(values), [valid, pa.py_buffer(data)], nulls)
 
 
 def _lacks_some(slots: npt.NDArray[np.int64]) -> bool:
