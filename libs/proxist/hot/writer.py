@@ -60,6 +60,8 @@ class HotSet:
         self._taken: dict[int, Take] = {}
         self._last_marks: Marks | None = None
         self._last_used = (0, 0)
+        self.first = start
+        """No row below it was ever in this memory, but for boundary rows."""
         self.eviction_count = 0
         """Steps by which the floor was moved."""
         self._appended = int(start)
