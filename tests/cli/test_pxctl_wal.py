@@ -11,7 +11,17 @@ import pytest
 from proxist.cli import pxctl
 from proxist.errors import LogCorrupt
 from proxist.model.ids import Epoch, Offset, ShardId, TableId
-from proxist.wal import DirectoryLock, LogWriter, encode_body, persisted_record, recover_log, rows_record
+from proxist.wal import (
+    DirectoryLock,
+    LogBegin,
+    LogWriter,
+    Volume,
+    encode_body,
+    persisted_record,
+    recover_log,
+    remove_segments,
+    rows_record,
+)
 from proxist.wal.decision import read_decision
 
 SCHEMA = pa.schema([pa.field("n", pa.int64(), nullable=False)])
@@ -165,3 +175,27 @@ def test_a_wrong_shard_or_directory_is_named(tmp_path: Path, capsys: pytest.Capt
     write_log(tmp_path, 1, 0, 1)
     assert "has no log of shard 9" in run(capsys, "repair", str(tmp_path), "--shard", "9")[1]
     assert "has no log of shard 4, epoch 2" in run(capsys, "repair", str(tmp_path), "--shard", "4", "--epoch", "2")[1]
+
+
+def test_a_log_that_was_shortened_needs_a_snapshot_or_a_decision(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with LogWriter.create(
+        tmp_path / "wal" / str(SHARD), SHARD, Epoch(1), Offset(0), TableId(1), SCHEMA, 1, {}, segment_bytes=2048
+    ) as log:
+        while log.mark.segment < 3:
+            rows = pa.record_batch([pa.array(range(log.end, log.end + 10), pa.int64())], schema=SCHEMA)
+            log.append([rows_record(encode_body(rows), 10, 1)])
+            log.sync()
+        remove_segments(log.log_dir, 2, Volume())
+    code, out = run(capsys, "verify", str(tmp_path))
+    assert code == 1
+    assert "no good snapshot is left, and its logs begin at offset" in out
+    assert run(capsys, "repair", str(tmp_path), "--shard", "4")[0] == 1
+    code, out = run(capsys, "repair", str(tmp_path), "--shard", "4", "--accept-loss", "--yes")
+    assert (code, "goes on with the rows from offset" in out) == (0, True)
+    (decision,) = (tmp_path / "snapshots" / "4").iterdir()
+    first = int(decision.name.removeprefix("accept-loss-"))
+    assert recover_log(log.log_dir, begin=LogBegin(Offset(first), None)).start == first
+    code, out = run(capsys, "verify", str(tmp_path), "--json")
+    assert (code, [one["state"] for one in json.loads(out)]) == (0, ["sound"])

@@ -13,9 +13,10 @@ from hot_model import FOREVER_NS, Oracle, batch_of, make_spec, new_hot_set, rand
 from proxist.errors import Overloaded
 from proxist.hot import boundaries
 from proxist.hot.boundaries import HotCarried
-from proxist.hot.ops import HotLastBy, HotPart
+from proxist.hot.ops import HotBars, HotLastBy, HotPart, HotWindow
 from proxist.hot.writer import HotSet
-from proxist.model.ids import Epoch, Offset, ShardId
+from proxist.model.ids import Epoch, Offset, ShardId, TimeNs
+from proxist.model.query import Agg
 from proxist.model.table import TableSpec
 
 STYLES = ["in order", "late", "ties", "wild", "far"]
@@ -31,6 +32,17 @@ def restored(spec: TableSpec, carried: HotCarried, oracle: Oracle, end: int, **o
         again.append(batch_of(spec, rows), Offset(first), 0)
     again.publish(Offset(end))
     return again
+
+
+def random_windows(rng: np.random.Generator, keys: list[str], clock: int, *, values: bool) -> list[HotWindow | HotBars]:
+    aggs = (Agg("count"), *((Agg("sum", "price"), Agg("max", "price")) if values else ()))
+    asked = None if rng.random() < 0.5 else tuple(keys[: int(rng.integers(1, len(keys) + 1))])
+    start = TimeNs(int(rng.integers(-50, clock + 10)))
+    return [
+        HotWindow(aggs, asked, from_ns=start, range_ns=int(rng.integers(1, 60))),
+        HotWindow(aggs, asked, from_ns=start, rows=int(rng.integers(1, 40))),
+        HotBars(aggs, int(rng.integers(1, 30)), asked, from_ns=start),
+    ]
 
 
 def assert_same(one: HotPart, other: HotPart) -> None:
@@ -75,6 +87,8 @@ def test_every_question_has_the_same_answer_and_the_same_cold_need(seed: int) ->
                     continue
                 assert_same(one.run(op, probes), other.run(op, probes))
                 oracle.check(other.run(op, probes), op, probes)
+            for window in random_windows(rng, keys, clock, values=seed % 3 != 2):
+                assert_same(one.run(window), other.run(window))
             hot.close()
             hot = again  # what was restored is evicted, carried and restored again
     hot.close()

@@ -86,19 +86,40 @@ def test_every_point_has_a_drill_that_reaches_it() -> None:
 # ---- owners ----------------------------------------------------------------------------------------------------------
 
 
+class OneOwner:
+    """A node whose lives go on from test to test, so that old logs and snapshots are there; begun anew after a failure."""
+
+    def __init__(self, owners: Nursery, etcd: LocalEtcd, client: EtcdClient, directory: Path) -> None:
+        client.delete("/proxist/", prefix=True)
+        table = create_table(client, {**SPEC, "shards": 1, "flush": {"rows": 30}}, ["ingest-0"])
+        self.owner = OwnerUnderKills(owners, directory, etcd.address, table)
+        self.oracle = Oracle(random.Random(1))
+        self.senders = [Sender(self.oracle, numbered, "disk") for numbered in (True, True, False)]
+
+
+@pytest.fixture(scope="module")
+def kept() -> list[OneOwner]:
+    """The owner of the test before, where that passed."""
+    return []
+
+
+@pytest.fixture
+def one(
+    kept: list[OneOwner], owners: Nursery, etcd: LocalEtcd, client: EtcdClient, tmp_path_factory: pytest.TempPathFactory
+) -> OneOwner:
+    return kept.pop() if kept else OneOwner(owners, etcd, client, tmp_path_factory.mktemp("owner"))
+
+
 @pytest.mark.parametrize("point", _of_owners())
 def test_an_owner_killed_there_loses_and_doubles_nothing(
-    point: str, owners: Nursery, etcd: LocalEtcd, client: EtcdClient, tmp_path: Path, rng: random.Random
+    point: str, one: OneOwner, kept: list[OneOwner], client: EtcdClient
 ) -> None:
-    client.delete("/proxist/", prefix=True)
-    table = create_table(client, {**SPEC, "shards": 1, "flush": {"rows": 30}}, ["ingest-0"])
-    owner, oracle = OwnerUnderKills(owners, tmp_path, etcd.address, table), Oracle(rng)
-    senders = [Sender(oracle, numbered, "disk") for numbered in (True, True, False)]
-    for epoch in range(1, LIVES_MAX + 1):
+    owner, oracle, senders = one.owner, one.oracle, one.senders
+    for _ in range(LIVES_MAX):
         life = owner.start(_spec(point))
         if (ready := life.ready()) is not None:
             owner.check(ready, oracle)
-            _live_through(life, ready, senders, client if point.startswith("etcd.seal.") else None, epoch)
+            _live_through(life, ready, senders, client if point.startswith("etcd.seal.") else None)
         if life.wait() == -signal.SIGKILL:
             break
         assert life.wait() == 0, life.tail()
@@ -112,18 +133,18 @@ def test_an_owner_killed_there_loses_and_doubles_nothing(
     Load(senders, ready["flight"], 2).join()
     owner.check(ready, oracle)
     life.kill()
+    kept.append(one)
 
 
-def _live_through(
-    life: Life, ready: dict[str, str], senders: list[Sender], client: EtcdClient | None, epoch: int
-) -> None:
+def _live_through(life: Life, ready: dict[str, str], senders: list[Sender], client: EtcdClient | None) -> None:
     """What an owner does in its life, as far as it comes: write, hear what is persisted, evict, with `client` give the
     shard away, and stop, which takes a snapshot."""
     Load(senders, ready["flight"], 4).join()
     with connect(ready["grpc"]) as channel, contextlib.suppress(TransientError):
         stub = pb_grpc.IngestServiceStub(channel)
-        end = stub.Flush(pb.FlushRequest(table="trades", wait=False), timeout=WAIT_S).shards[0].end
-        stub.AdvancePersisted(pb.AdvancePersistedRequest(shard=1, epoch=epoch, persisted=end), timeout=WAIT_S)
+        mark = stub.Flush(pb.FlushRequest(table="trades", wait=False), timeout=WAIT_S).shards[0]
+        known = pb.AdvancePersistedRequest(shard=1, epoch=mark.epoch, persisted=mark.end)
+        stub.AdvancePersisted(known, timeout=WAIT_S)
         stub.Evict(pb.EvictRequest(table="trades", all=True), timeout=WAIT_S)
     Load(senders, ready["flight"], 4).join()
     if client is not None:

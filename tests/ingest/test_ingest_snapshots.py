@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import hashlib
 import shutil
+import time
 from dataclasses import replace
 from pathlib import Path
 from random import Random
@@ -23,6 +24,7 @@ from proxist.hot.snapshots import list_snapshots, snapshot_directory
 from proxist.model.ids import Epoch, Offset
 from proxist.testing.faulty_files import FaultyFiles
 from proxist.wal import list_logs, segments, shard_directory
+from proxist_ingest import snapshot_thread
 from proxist_ingest.residency import EvictTo
 
 SEGMENT = 64 * 2**10
@@ -312,3 +314,30 @@ def test_a_log_that_cannot_be_shortened_is_shown_and_tried_again(tmp_path: Path)
         snap(owner)
         assert snapshots.counts.failing is None
         assert len(files_of(tmp_path)) < before
+
+
+def test_the_nodes_thread_takes_those_that_are_due_while_rows_come_in(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(snapshot_thread, "PERIOD_S", 0.01)
+    owner = owner_in(tmp_path)
+    owner.snapshot_bytes, owner.segment_bytes = 60_000, 2**26
+    with owner:
+        snapshots = owner.shard.snapshots
+        assert snapshots is not None
+        thread = snapshot_thread.SnapshotThread(lambda: [owner.shard])
+        thread.start()
+        try:
+            end, deadline = 0, time.monotonic() + 60
+            while snapshots.counts.taken < 4 and time.monotonic() < deadline:
+                end = fill(owner, end, 2)
+                owner.shard.evict(EvictTo(rows=2000))
+        finally:
+            thread.stop()
+        assert snapshots.counts.taken >= 4
+        last, known, ids = owner.shard.run(HotLastBy()), state_of(owner.shard)["producers"], owner.ids()
+        owner.crash()
+        owner.open()
+        assert owner.shard.run(HotLastBy()).rows.equals(last.rows)
+        assert state_of(owner.shard)["producers"] == known
+        assert owner.ids()[-len(ids) :] == ids, "a floor that was lower then leaves more rows in memory"

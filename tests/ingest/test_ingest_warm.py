@@ -22,6 +22,7 @@ from naive_tiers import Tiers, make_table
 
 from proxist.errors import InvalidArgument, LogCorrupt, Overloaded, Unavailable
 from proxist.hot.ops import HotAsof, HotBars, HotLastBy, HotOp, HotPart, HotScan, Probes
+from proxist.hot.snapshots import list_snapshots, snapshot_directory
 from proxist.hot.writer import HotSet
 from proxist.model.ids import Epoch, Offset, ShardId, TimeNs
 from proxist.model.query import Agg, parse_query
@@ -329,3 +330,21 @@ def test_after_a_start_from_a_snapshot_the_log_still_decides_what_is_later_than_
             assert covered[-1].max_time == DAY_NS + (floor - 1) * 1000
             restored.set_persisted(floor)
             assert restored.spans.below_max(floor) == DAY_NS + (floor - 1) * 1000
+
+
+def test_a_start_from_a_snapshot_finds_warm_rows_in_the_older_log(tmp_path: Path) -> None:
+    owner = small_owner(tmp_path, snapshot_bytes=2**40)
+    with owner:
+        fill(owner, ROWS)
+        floor = owner.shard.marks().floor
+        shard = owner.reopen()  # a clean stop takes a snapshot
+        assert len(list_snapshots(snapshot_directory(tmp_path, shard.id))) == 1
+        marks = shard.marks()
+        assert (marks.persisted, marks.end) == (0, ROWS)
+        assert marks.floor == floor
+        owner.write(trades(4_096, first=ROWS))
+        part = read_warm(shard, HotScan(columns=("trade_id",)), None, Offset(0), floor)
+        assert sorted(part.rows.column("trade_id").to_pylist()) == list(range(floor))
+        assert not part.cold
+        resident = shard.run(HotScan(columns=("trade_id",)))
+        assert resident.rows.num_rows == ROWS + 4_096 - resident.seam

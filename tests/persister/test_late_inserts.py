@@ -33,8 +33,8 @@ class Stage:
 
     def __init__(self, etcd: LocalEtcd, url: str, data_dir: Path, name: str, shard: int) -> None:
         self.shard = shard
-        self._config = settings(name, etcd.address, url, data_dir)
-        self.service = Persister(PersisterConfig(**self._config))
+        config = settings(name, etcd.address, url, data_dir) | {"insert_timeout_s": 2}
+        self.service = Persister(PersisterConfig(**config))
         self._channel = connect(self.service.start()["grpc"])
         self._stub = pb_grpc.PersisterServiceStub(self._channel)
 

@@ -79,7 +79,8 @@ def desk(
 ) -> Iterator[Desk]:
     table = make_table(name, (SHARD,))
     put_table(client, table)
-    service = Persister(PersisterConfig(**settings("persister-0", etcd.address, clickhouse_server.url, tmp_path)))
+    config = settings("persister-0", etcd.address, clickhouse_server.url, tmp_path) | {"insert_timeout_s": 30}
+    service = Persister(PersisterConfig(**config))
     with StubOwner(client, table, SHARD) as owner:
         channel = connect(service.start()["grpc"])
         for first, end, days in CUTS:

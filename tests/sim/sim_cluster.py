@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from types import TracebackType
@@ -73,6 +73,10 @@ class IngestProcess:
 
     def shards(self) -> list[Shard]:
         return self.keeper.shards() if self.keeper is not None else []
+
+    def refusals(self) -> Mapping[ShardId, ProxistError]:
+        """Shards that it cannot open."""
+        return self.keeper.refusals() if self.keeper is not None else {}
 
     def _run(self) -> None:
         client: Any = SimEtcdClient(self.cluster.etcd)

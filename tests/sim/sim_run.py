@@ -209,6 +209,8 @@ class _Run:
         """Processes that ended are started again, on what their disk holds then."""
         for name, node in list(self.cluster.ingest.items()):
             if node.alive and node.fenced is None:
+                for shard, error in node.refusals().items():
+                    raise Violation(f"{node.process.name} does not open shard {shard}: {error.message}")
                 continue
             if isinstance(node.fenced, OperatorError | InternalError):
                 raise Violation(f"{node.process.name} stopped: {type(node.fenced).__name__}: {node.fenced.message}")
@@ -240,6 +242,7 @@ class _Run:
         random = self.sim.random
         acts = (self._stop_node, self._cut_power, self._freeze_node, self._kill_persister, self._freeze_persister)
         acts += (
+            self._move_node,
             self._move_node,
             self._clickhouse_away,
             self._etcd_away,

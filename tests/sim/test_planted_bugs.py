@@ -29,9 +29,9 @@ def skipped_fsync(patch: pytest.MonkeyPatch) -> None:
     def sync(self: Any) -> Offset:
         with self._lock:
             self._check_usable_locked()
-            self._synced = self._mark
+            self._synced = self.mark
             self._moved.notify_all()
-            return Offset(self._mark.end)
+            return self._synced.end
 
     patch.setattr(LogWriter, "sync", sync)
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import os
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -306,3 +308,26 @@ def test_an_unfinished_creation_leaves_no_log(tmp_path: Path) -> None:
         append_rows(log, 1)
     assert isinstance(log, LogWriter)
     assert recover_log(log.log_dir).end == 101
+
+
+@pytest.mark.parametrize(("at", "lost"), [(3, [[120, 130]]), (8, None)])
+def test_a_sector_that_cannot_be_read_is_damage_like_any_other(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, at: int, lost: list[list[int]] | None
+) -> None:
+    log = build(tmp_path, 6)
+    _, position, length = log.record(at)
+    pread = os.pread
+
+    def failing(fd: int, count: int, begin: int) -> bytes:
+        """Gives what lies before the bad sectors, as the kernel does; an error for what begins in them."""
+        if position <= begin < position + length:
+            raise OSError(errno.EIO, os.strerror(errno.EIO))
+        return pread(fd, min(count, position - begin) if begin < position else count, begin)
+
+    monkeypatch.setattr(os, "pread", failing)
+    if lost is None:
+        assert recover_log(log.path).end == 170
+        return
+    with pytest.raises(LogCorrupt, match="reading failed: Input/output error") as caught:
+        recover_log(log.path)
+    assert caught.value.details["lost_first"] == lost[0][0]

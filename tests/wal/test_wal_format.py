@@ -8,13 +8,16 @@ from wal_support import EPOCH, SCHEMA, SHARD, batch_of
 
 from proxist.model.ids import Epoch, Offset, TableId
 from proxist.wal import (
+    LogBegin,
     LogWriter,
     RecordKind,
+    Volume,
     cut_record,
     encode_body,
     list_segments,
     persisted_record,
     recover_log,
+    remove_segments,
     rows_record,
 )
 from proxist.wal._format import HEAD_BYTES, SEGMENT_HEAD
@@ -69,3 +72,44 @@ def test_the_writer_writes_the_golden_bytes(tmp_path: Path) -> None:
 
 def test_the_documented_sizes_hold() -> None:
     assert (HEAD_BYTES, SEGMENT_HEAD.size) == (120, 96)
+
+
+TRUNCATED = GOLDEN.parent / "v1-truncated"
+
+
+def write_truncated_log(data: Path) -> LogWriter:
+    """The golden log without its beginning: segment 1 was given up, and its file is segment 3 now."""
+    volume = Volume(data, ballast_bytes=0, segment_bytes=2304)
+    with LogWriter.create(
+        data / "wal" / str(SHARD), SHARD, Epoch(EPOCH), Offset(42), TableId(5), SCHEMA, 1, CARRY,
+        segment_bytes=2304, volume=volume, now_ns=lambda: 1_723_161_600_000_000_000,
+    ) as log:  # fmt: skip
+        for number in range(6):
+            log.append([rows_record(encode_body(batch_of(log.end, 12)), 12, 11, producer="feed", batch_number=number)])
+            log.sync()
+        assert log.mark.segment == 2
+        remove_segments(log.log_dir, 1, Volume(segment_bytes=2304))
+        remove_segments(log.log_dir, 2, volume)
+        log.append([rows_record(encode_body(batch_of(log.end, 16)), 16, 12, producer="feed", batch_number=6)])
+        log.append([persisted_record(Offset(66), 14), rows_record(encode_body(batch_of(log.end, 2)), 2, 15)])
+    return log
+
+
+def test_the_golden_log_without_its_beginning_stays_readable() -> None:
+    recovered = recover_log(TRUNCATED, begin=LogBegin(Offset(100), None))
+    assert (recovered.start, recovered.end, recovered.persisted, recovered.carry) == (90, 132, 66, {})
+    assert recovered.cut is None, "what follows the last record is of the file's earlier life"
+    records = list(recovered.records())
+    assert [(r.kind, r.rows) for r in records] == [
+        (RecordKind.ROWS, 12), (RecordKind.ROWS, 12), (RecordKind.ROWS, 16), (RecordKind.PERSISTED, 0), (RecordKind.ROWS, 2),
+    ]  # fmt: skip
+    for record in records:
+        assert not record.rows or record.batch(SCHEMA).equals(batch_of(record.first, record.rows))
+
+
+def test_the_writer_writes_the_golden_bytes_of_a_log_without_its_beginning(tmp_path: Path) -> None:
+    log = write_truncated_log(tmp_path)
+    written = {path.name: path.read_bytes() for _, path in list_segments(log.log_dir)}
+    assert written == {path.name: path.read_bytes() for _, path in list_segments(TRUNCATED)}
+    assert sorted(written) == ["00000002.wal", "00000003.wal"]
+    assert written["00000003.wal"][10:12] == b"\1\0"

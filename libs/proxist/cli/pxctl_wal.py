@@ -31,18 +31,22 @@ def verify(
     Exit code 1 where rows are lost that were promised. A torn tail is no loss: nobody was told that it is there.
     """
     from proxist.cli.output import show
-    from proxist.cli.wal_files import explain, json_of, reports_of, row_of
-    from proxist.wal import DirectoryLock
+    from proxist.cli.wal_files import explain, json_of, lost_snapshots, reports_of, row_of
+    from proxist.wal import DirectoryLock, list_shards
 
     with _errors():
         _require(data_dir)
         with DirectoryLock(data_dir):
             reports = list(reports_of(data_dir))
-        lines = [line for report in reports for line in explain(report)]
+            missing = [
+                found for shard in list_shards(data_dir) if (found := lost_snapshots(data_dir, shard)) is not None
+            ]
+        lines = [line for found in missing for line in found.explain()]
+        lines += [line for report in reports for line in explain(report)]
         lines += [_remedy(report) for report in reports if report.error is not None]
         output = "json" if as_json else context.obj.output
         show(output, [json_of(report) for report in reports], {"": [row_of(one) for one in reports]}, "\n".join(lines))
-    if any(report.error is not None for report in reports):
+    if missing or any(report.error is not None for report in reports):
         raise SystemExit(EXIT_LOSS)
 
 
@@ -61,26 +65,41 @@ def repair(
 
     Writes a decision beside the log and changes no segment. A running node takes the shard into service within seconds.
     """
-    from proxist.cli.wal_files import explain
-    from proxist.wal import OsFiles
+    from proxist.cli.wal_files import explain, lost_snapshots
+    from proxist.model.ids import ShardId
+    from proxist.wal import OsFiles, write_durably
+    from proxist.wal.files import make_directories
     from proxist.wal.verify import accept_loss as write_acceptance
 
     with _errors(), _alone(data_dir):
+        missing = lost_snapshots(data_dir, ShardId(shard))
+        if missing is not None:
+            _decide(missing.explain(), accept_loss, yes)
+            make_directories(missing.decision.parent, OsFiles())
+            write_durably(OsFiles(), missing.decision, b"")
+            print(f"Accepted. Shard {shard} goes on with the rows from offset {missing.first} on.")
+            return
         report = _damaged(data_dir, shard, epoch, expected_end)
         if report is None:
             print(f"The logs of shard {shard} have lost nothing that is not accepted. There is nothing to do.")
             return
-        print("\n".join(explain(report)))
         if report.found is None:
+            print("\n".join(explain(report)))
             raise SystemExit(EXIT_LOSS)
-        if not accept_loss:
-            print("Nothing was changed. To go on without these rows: the same command with --accept-loss.")
-            raise SystemExit(EXIT_LOSS)
-        if not yes and not typer.confirm("Go on without them, for ever?"):
-            print("Nothing was changed.")
-            raise SystemExit(EXIT_LOSS)
+        _decide(explain(report), accept_loss, yes)
         write_acceptance(report, OsFiles())
         print(f"Accepted. Log {report.epoch} of shard {shard} ends at {report.found.end}; its files are as they were.")
+
+
+def _decide(told: list[str], accept_loss: bool, yes: bool) -> None:
+    """Returns where the operator goes on without what `told` says is lost; ends with EXIT_LOSS otherwise."""
+    print("\n".join(told))
+    if not accept_loss:
+        print("Nothing was changed. To go on without what is lost: the same command with --accept-loss.")
+        raise SystemExit(EXIT_LOSS)
+    if not yes and not typer.confirm("Go on without it, for ever?"):
+        print("Nothing was changed.")
+        raise SystemExit(EXIT_LOSS)
 
 
 def _damaged(data_dir: Path, shard: int, epoch: int | None, expected_end: int | None) -> LogReport | None:

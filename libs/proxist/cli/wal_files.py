@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from proxist.hot.needed import needed_of
+from proxist.hot.needed import accepted_without, needed_of
 from proxist.hot.snapshots import BadSnapshot, Manifest, list_snapshots, read_snapshot, snapshot_directory
-from proxist.model.ids import Epoch, Offset, ShardId
+from proxist.model.ids import Offset, ShardId
 from proxist.wal import list_logs, list_segments, list_shards, shard_directory
 from proxist.wal.mark import LogBegin
 from proxist.wal.segments import first_offset
@@ -26,9 +27,13 @@ def reports_of_shard(data_dir: Path, shard: ShardId, *, expected_end: Offset | N
     needed, so it is not looked at."""
     manifest = _newest_manifest(data_dir, shard)
     logs = list_logs(shard_directory(data_dir, shard))
+    # Without a snapshot that covers what was given up: told by `lost_snapshots`, and no damage of the log.
+    first = None if manifest is not None else _shortened_first(data_dir, shard)
     ends = [*(_start_of(log.path) for log in logs[1:]), expected_end][: len(logs)]
     for log, end in zip(logs, ends, strict=True):
-        begin = _begin(manifest, log.epoch)
+        begin = needed_of(manifest, log.epoch) if manifest is not None else None
+        if first is not None and log == logs[0]:
+            begin = LogBegin(first, None)
         if (
             begin is None
             or manifest is None
@@ -108,8 +113,41 @@ def explain(report: LogReport) -> list[str]:
     return lines
 
 
-def _begin(manifest: Manifest | None, epoch: Epoch) -> LogBegin | None:
-    return None if manifest is None else needed_of(manifest, epoch)
+@dataclass(frozen=True)
+class LostSnapshots:
+    """Logs that were shortened when snapshots covered them, and no good snapshot left that does."""
+
+    shard: ShardId
+    first: Offset
+    """Where the rows begin that the logs have."""
+    decision: Path
+    """The file that says that an operator goes on without."""
+
+    def explain(self) -> list[str]:
+        return [
+            f"Shard {self.shard}: no good snapshot is left, and its logs begin at offset {self.first} only.",
+            f"No row is lost: those below {self.first} were verified in ClickHouse before files were given up.",
+            "Lost are the last rows of keys that memory had beside them, and older batch numbers of producers: a batch that "
+            "was sent long ago could be taken twice.",
+        ]
+
+
+def lost_snapshots(data_dir: Path, shard: ShardId) -> LostSnapshots | None:
+    """None where a good snapshot is there or none is needed, and where an operator has decided."""
+    first = None if _newest_manifest(data_dir, shard) is not None else _shortened_first(data_dir, shard)
+    if first is None:
+        return None
+    decision = accepted_without(snapshot_directory(data_dir, shard), first)
+    return None if decision.exists() else LostSnapshots(shard, first, decision)
+
+
+def _shortened_first(data_dir: Path, shard: ShardId) -> Offset | None:
+    """Where the rows begin that the logs have; None where nothing was given up below, or that cannot be seen."""
+    logs = list_logs(shard_directory(data_dir, shard))
+    segments = list_segments(logs[0].path) if logs else []
+    first = first_offset(*segments[0]) if segments else None
+    had_snapshots = snapshot_directory(data_dir, shard).is_dir()
+    return first if segments and (segments[0][0] > 0 or (first and had_snapshots)) else None
 
 
 def _newest_manifest(data_dir: Path, shard: ShardId) -> Manifest | None:

@@ -22,18 +22,17 @@ def chunk_counts(clickhouse: ClickHouse, table: Table, shard: ShardId, first: Of
     `distinct` (offsets, exactly), `low` and `high` (offsets, both closed). One pass over two columns."""
     low, high = ddl.log_range(shard)
     until = "" if end is None else f" AND _offset < {end}"
-    return clickhouse.query(
+    return clickhouse.read(
         f"SELECT _log, bitShiftRight(_offset, {CHUNK_BITS}) AS chunk, count() AS rows, groupBitmap(_offset) AS distinct, "
         f"min(_offset) AS low, max(_offset) AS high FROM {ddl.table_name(table)} "
         f"WHERE _log >= {low} AND _log <= {high} AND _offset >= {first}{until} GROUP BY _log, chunk ORDER BY chunk, _log",
-        settings={"select_sequential_consistency": 1},
-        timeout_s=STATEMENT_S_MAX,
+        STATEMENT_S_MAX,
     )
 
 
 def partition_rows(clickhouse: ClickHouse, table: Table, partition: str) -> int:
     """Rows that are stored in the partition, of all shards."""
-    answer = clickhouse.query(f"SELECT count() AS n FROM {ddl.table_name(table)} WHERE _partition_id = '{partition}'")
+    answer = clickhouse.read(f"SELECT count() AS n FROM {ddl.table_name(table)} WHERE _partition_id = '{partition}'")
     return int(answer["n"][0].as_py())
 
 

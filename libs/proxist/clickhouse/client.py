@@ -207,7 +207,7 @@ class ClickHouse:
         """
         first, last = ddl.log_range(shard)
         until = "" if below is None else f" AND _offset < {below}"
-        return self._rows(
+        return self.read(
             f"SELECT _log, _offset, count() AS copies FROM {ddl.table_name(table)} "
             f"WHERE _log >= {first} AND _log <= {last} AND _offset >= {at_or_above}{until} "
             "GROUP BY _log, _offset ORDER BY _offset, _log"
@@ -233,7 +233,7 @@ class ClickHouse:
         time = ddl.quote(table.spec.time)
         bounds = zip((">=", "<="), times_ns or (), strict=False)
         within = "".join(f" AND {time} {sign} fromUnixTimestamp64Nano({at}, 'UTC')" for sign, at in bounds)
-        rows = self._rows(
+        rows = self.read(
             f"SELECT {columns} FROM {ddl.table_name(table)} "
             f"WHERE _log >= {low} AND _log <= {high} AND _offset >= {first} AND _offset < {end}{within}",
             timeout_s,
@@ -275,8 +275,8 @@ class ClickHouse:
             except CutShort:
                 raise self._cut_short() from None
 
-    def _rows(self, sql: str, timeout_s: float | None = None) -> pa.Table:
-        """Of a read-back, whose answer has columns even where it has no rows."""
+    def read(self, sql: str, timeout_s: float | None = None) -> pa.Table:
+        """The rows of a SELECT on what was written, whose answer has columns even where it has no rows."""
         answer = self.query(sql, settings=_READ_BACK, timeout_s=timeout_s)
         if not answer.num_columns:
             raise self._cut_short()

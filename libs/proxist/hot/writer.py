@@ -65,6 +65,8 @@ class HotSet:
         """Blocks and keys of the last append, which readers do not follow yet."""
         self._last_marks: Marks | None = None
         self._last_used = (0, 0)
+        self.first = start
+        """No row below it was ever in this memory, but for boundary rows."""
         self.eviction_count = 0
         """Steps by which the floor was moved."""
         self._appended = int(start)

@@ -62,8 +62,6 @@ def _sound_in(path: Path, place: Place, position: int) -> Iterator[Found]:
                 pass
         # One segment in memory: recovery runs alone, and few logs have anything behind their end.
         text = file.rest(position)
-    except Damage:
-        return
     finally:
         file.close()
     raw = pa.py_buffer(text)

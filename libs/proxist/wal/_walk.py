@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
 from pathlib import Path
 
 import pyarrow as pa
@@ -29,6 +30,8 @@ from proxist.wal.record import Record, RecordKind
 
 CHUNK_BYTES = 2**20
 """Read unit: large enough that the call costs nothing per record, small enough to hold for each follower."""
+SECTOR_BYTES = 512
+"""The least that a disk fails to read."""
 _KINDS = {int(k): k for k in RecordKind}
 
 
@@ -102,13 +105,28 @@ class SegmentFile:
             return False
 
     def rest(self, position: int) -> bytes:
-        """All bytes from `position` on. Raises Damage where they cannot be read."""
-        return self._pread(position, max(self.size - position, 0))
+        """All bytes from `position` on, with zeros for sectors that cannot be read."""
+        try:
+            return self._pread(position, max(self.size - position, 0))
+        except Damage:
+            return b"".join(self._sectors(position))
+
+    def _sectors(self, position: int) -> Iterator[bytes]:
+        while position < self.size:
+            length = min(SECTOR_BYTES - position % SECTOR_BYTES, self.size - position)
+            try:
+                yield self._pread(position, length).ljust(length, b"\0")
+            except Damage:
+                yield bytes(length)
+            position += length
 
     def is_blank_from(self, position: int) -> bool:
-        """Whether every byte from `position` on is zero: preallocated, never written."""
+        """Whether every byte from `position` on is zero: preallocated, never written. False where it cannot be read."""
         while position < self.size:
-            raw = os.pread(self._fd, CHUNK_BYTES, position)
+            try:
+                raw = self._pread(position, CHUNK_BYTES)
+            except Damage:
+                return False
             if raw.count(0) != len(raw):
                 return False
             position += len(raw) or self.size

@@ -145,7 +145,7 @@ def write_durably(files: Files, path: Path, content: bytes) -> None:
         files.remove(unfinished)
     fd = files.create(unfinished, 0)
     try:
-        write_all(files, fd, [content], 0)
+        write_all(files, fd, [content] if content else [], 0)
         files.datasync(fd)
     finally:
         files.close(fd)

@@ -10,6 +10,7 @@ import structlog
 
 from proxist.errors import LogCorrupt
 from proxist.etcd.records import LogRecord, ShardRecord
+from proxist.hot.needed import accepted_without
 from proxist.hot.snapshots import BadSnapshot, Snapshot, good_snapshots, snapshot_directory
 from proxist.hot.writer import HotSet
 from proxist.model.ids import Epoch, Offset, ShardId
@@ -19,8 +20,6 @@ from proxist_ingest.bounds import Bounds
 from proxist_ingest.carried import PRODUCERS_FILE, SEQS_FILE, Carried
 from proxist_ingest.producers import Producers
 from proxist_ingest.seqdedup import SeqDedup
-
-ACCEPT_LOSS = "accept-loss-"
 
 log = structlog.get_logger("proxist.ingest.base")
 
@@ -159,7 +158,7 @@ def _of_logs(data_dir: Path, record: ShardRecord, persisted: Offset) -> Base:
     if first is None or (first <= begin and not segment):
         return whole  # or a log is missing: whoever opens it says so
     directory = snapshot_directory(data_dir, record.shard)
-    accepted = directory / f"{ACCEPT_LOSS}{first}"
+    accepted = accepted_without(directory, first)
     if accepted.exists():
         log.warning("going on without older carried state, as an operator decided", shard=record.shard, first=first)
         return Base(record.shard, first, epoch, 0, shortened=True)
@@ -169,8 +168,8 @@ def _of_logs(data_dir: Path, record: ShardRecord, persisted: Offset) -> Base:
         f"Shard {record.shard} has no good snapshot in {directory}, and its logs begin at offset {first} only: files below "
         "were removed when snapshots covered them. Rows are not lost, since those below are in ClickHouse; what is lost "
         "is the last row of each key that memory had beside them, and batch numbers of producers, so that a batch sent "
-        "long ago could be taken twice. Bring back the snapshots; or, to go on without, create the empty file "
-        f"{accepted}. Nothing was changed.",
+        "long ago could be taken twice. Bring back the snapshots, or go on without: "
+        f"`pxctl wal repair {data_dir} --shard {record.shard} --accept-loss`. Nothing was changed.",
         cause="no good snapshot",
         shard=record.shard,
         path=str(directory),

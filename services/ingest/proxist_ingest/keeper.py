@@ -24,10 +24,11 @@ Refusals = Mapping[ShardId, ProxistError]
 
 
 class _Refused(NamedTuple):
-    """A shard that cannot be opened before an operator acts, and what its files were like when that was found."""
+    """A shard that cannot be opened before an operator acts, and what its files and its record in etcd were like when
+    that was found."""
 
     error: OperatorError
-    files: object
+    seen: object
 
 
 class Keeper:
@@ -156,16 +157,19 @@ class Keeper:
         return table if table.table.id == record.table_id else None
 
     def _add(self, shard_id: ShardId, record: TableRecord) -> None:
-        files = self._opener.files_of(shard_id)
+        try:
+            seen = (self._opener.files_of(shard_id), self._catalog.shard(shard_id))
+        except NotFound:
+            return  # dropped meanwhile
         refused = self._refused.get(shard_id)
-        if refused is not None and isinstance(refused.error, LogCorrupt) and refused.files == files:
+        if refused is not None and isinstance(refused.error, LogCorrupt) and refused.seen == seen:
             return  # nobody has accepted the loss, or brought a file back
         self._opening = shard_id
         try:
             opened = self._opener.open(record.table, shard_id)
         except (ConfigError, LogCorrupt) as error:
             # One table's level is impossible on this disk, or one log is damaged: the other shards go on.
-            self._refuse(shard_id, _Refused(error, files))
+            self._refuse(shard_id, _Refused(error, seen))
             return
         except NotFound:
             return  # dropped meanwhile

@@ -112,7 +112,7 @@ def _add_log(scrape: Scrape, shard: Shard, labels: tuple[str, ...]) -> None:
     scrape.add(m.WARM_ROWS, warm, *labels)
     scrape.add(m.WARM_BYTES, shard.tail.bytes_from(marks.persisted, marks.floor) if warm else 0, *labels)
     scrape.add(m.HOT_KEYS, marks.key_count, *labels)
-    scrape.add(m.HOT_EVICTED_ROWS, marks.floor - marks.start, *labels)
+    scrape.add(m.HOT_EVICTED_ROWS, marks.floor - shard.hot.first, *labels)
 
 
 def _add_snapshots(scrape: Scrape, snapshots: Snapshots, labels: tuple[str, ...]) -> None:
