@@ -15,6 +15,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from proxist.client import quick
 from proxist.client.attach import Elsewhere
 from proxist.client.local import LocalReads
 from proxist.client.quick_asof import PROBES_MAX
@@ -181,6 +182,16 @@ def test_a_key_that_appears_is_in_the_next_answer() -> None:
             assert made.local.answer(every, None, 30.0).num_rows == count
             assert assert_same(made, every).num_rows == count
             assert assert_same(made, asof(["size"]), probes_of((key, 9)))["size"].to_pylist() == [7 * count]
+
+
+def test_all_of_many_keys_are_the_executors(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(quick, "EVERY_KEYS_MAX", 3)
+    every = {"last_by": {"table": "trades", "columns": ["size"]}}
+    with owner() as made:
+        for count, key in enumerate(KEYS, 1):
+            made.write([(key, count, 1.0, None)])
+            assert [made.local.answer(every, None, 30.0).num_rows for _ in range(3)] == [count] * 3
+            assert (made.local._quick.answer(every, None) is not None) == (count <= 3)
 
 
 def test_history_that_is_not_in_memory_is_never_taken_for_nothing() -> None:

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from ingest_rows import rows, table
 from ingest_shards import Owner
-from test_ingest_shard import GatedFiles
+from test_ingest_shard import SLOW_CUTS, GatedFiles
 
 from proxist.errors import NotOwner, Unavailable
 from proxist.model.ids import Epoch, Offset
@@ -28,12 +28,13 @@ def owner(tmp_path: Path, files: GatedFiles) -> Iterator[Owner]:
         yield opened
 
 
-def test_it_is_acked_and_visible_when_write_returns(owner: Owner) -> None:
-    for n in range(5):
-        sent = owner.send(rows(3, first=3 * n), alone=True)
-        assert sent.answered, "another thread answered it"
-        assert sent.ack().end == 3 * n + 3
-        assert owner.ids() == list(range(3 * n + 3))
+def test_it_is_acked_and_visible_when_write_returns(tmp_path: Path) -> None:
+    with Owner(table(flush=SLOW_CUTS), tmp_path) as owner:  # the writer thread cuts nothing meanwhile
+        for n in range(5):
+            sent = owner.send(rows(3, first=3 * n), alone=True)
+            assert sent.answered, "another thread answered it"
+            assert sent.ack().end == 3 * n + 3
+            assert owner.ids() == list(range(3 * n + 3))
 
 
 def test_it_queues_behind_what_another_thread_commits(owner: Owner, files: GatedFiles) -> None:

@@ -306,6 +306,60 @@ def test_grpc_answers_with_json_rows_and_a_receipt(query: dict[str, str], client
         assert (status.state, [(o.node, o.via) for o in status.owners]) == ("ready", [("ingest-0", "attach")])
 
 
+def counted(query: dict[str, str]) -> dict[str, float]:
+    """Samples of /metrics that a last_by adds to."""
+    with urlopen(query["http"] + "/metrics", timeout=10) as page:
+        lines = [
+            line.rpartition(" ") for line in page.read().decode().splitlines() if line.startswith("proxist_query_")
+        ]
+    wanted = ('queries_total{outcome="ok",verb="lastby"}', "seconds_count{", 'rows_total{tier="hot"}', "answers_total{")
+    return {name: float(value) for name, _, value in lines if any(part in name for part in wanted)}
+
+
+@pytest.mark.parametrize("hot_path", ["auto", "attach", "flight"])
+def test_a_query_is_counted_whichever_way_it_is_answered(
+    query: dict[str, str], client: fl.FlightClient, hot_path: str
+) -> None:
+    """The last rows of a few keys go without the executor; with an `id` beside them they do not."""
+    plain = {"last_by": {"table": "doors", "keys": ["A", "B"], "columns": ["price"]}, "hot_path": hot_path}
+    rises = []
+    for asked in (plain, {**plain, "id": "cancel me"}):
+        get(client, asked)
+        before = counted(query)
+        for _ in range(3):
+            get(client, asked)
+        after = counted(query)
+        rises.append({name: after[name] - before.get(name, 0.0) for name in after if after[name] != before.get(name)})
+    assert rises[0] == rises[1]
+    assert sorted(rises[0].values()) == [3.0, 3.0, 3.0, 6.0]
+
+
+@pytest.mark.parametrize("hot_path", ["auto", "attach", "flight"])
+def test_sessions_gets_and_the_owner_give_the_same_last_rows(
+    cluster: LocalCluster, query: dict[str, str], client: fl.FlightClient, hot_path: str
+) -> None:
+    """By the short way, by the executor (an `id` beside the query), and at the owner's own door."""
+    asked = {"last_by": {"table": "doors", "keys": ["B", "none", "A"]}, "hot_path": hot_path}
+    slow = get(client, {**asked, "id": "by the executor"})
+    assert slow.num_rows == 2
+    with fl.connect(cluster.endpoints["ingest"][0]["flight"]) as owner:
+        for found in (get(client, asked), get(client, asked), get(owner, asked)):
+            assert found.equals(slow)
+            assert found.schema.metadata == slow.schema.metadata
+    for door in (query["flight"], cluster.endpoints["ingest"][0]["flight"]):
+        with fl.connect(door) as peer:
+            writer, reader = peer.do_exchange(fl.FlightDescriptor.for_command(b'{"session": true}'), DEADLINE)
+            for number in range(3):
+                writer.write_metadata(json.dumps({**asked, "id": number}).encode())
+                chunk = reader.read_chunk()
+                told = json.loads(chunk.app_metadata.to_pybytes())
+                assert (told["id"], told["last"]) == (number, True)
+                assert told["receipt"] == json.loads(slow.schema.metadata[b"proxist.receipt"])
+                assert pa.Table.from_batches([chunk.data]).equals(slow)
+            writer.done_writing()
+            writer.close()
+
+
 def test_metrics_count_queries_and_clickhouse_statements(query: dict[str, str], client: fl.FlightClient) -> None:
     get(client, {"last_by": {"table": "doors"}})
     with urlopen(query["http"] + "/metrics", timeout=10) as page:

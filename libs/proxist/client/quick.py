@@ -27,6 +27,8 @@ if TYPE_CHECKING:
 
 PLANS_MAX = 256
 """Each keeps arrays of its own."""
+EVERY_KEYS_MAX = 32_768
+"""All of more keys are the executor's, so that what plans keep stays within megabytes."""
 _TAKEN = {"table", "keys", "columns"}
 _Shape = tuple[str, tuple[str, ...] | None, tuple[str, ...] | None]
 """Table, keys (None: all), columns."""
@@ -133,6 +135,8 @@ class Quick:
         reader = self._host.reader(form.shard)
         if keys is not None:
             return _LastBy(form, reader, reader.prepare_last_by(form.names, form.columns), form.shard)
+        if reader.marks().key_count > EVERY_KEYS_MAX:
+            return None
         every = reader.prepare_every(form.columns)
         return _LastBy(form.with_keys(every.keys), reader, every, form.shard)
 
