@@ -233,6 +233,8 @@ class Query:
         token = str(answer.receipt.token)
         self._one_verb(rows, token)
         self._tokens.append((token, answer.rows.to_pylist()))
+        if sim().random.random() < 0.5:
+            return
         old_token, old_rows = sim().random.choice(self._tokens)
         try:
             again = self._execute({"scan": {"table": self.cluster.table.name, "columns": columns}}, as_of=old_token)

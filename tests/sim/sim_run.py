@@ -201,7 +201,7 @@ class _Run:
         faults = self.cluster.disk_faults
         faults.slow_flush = faults.error = faults.power = faults.stop = 0.0
         for process in (p.process for p in (*self.cluster.ingest.values(), *self.cluster.persisters.values())):
-            process.frozen_until_ns = 0
+            self.sim.thaw(process)
         for name, persister in list(self.cluster.persisters.items()):
             if not persister.alive:
                 self.cluster.start_persister(name)
