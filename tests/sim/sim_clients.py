@@ -40,7 +40,7 @@ from proxist_query.catalog import NodeCatalog
 KEYS = ("A", "B", "C", "D", "é")
 DAY_NS = 1_723_161_600_000_000_000
 ANSWER_S_MAX = 12.0
-PACE_S = 0.7
+PACE_S = 1.0
 """Between two questions of a query process, at most."""
 
 

@@ -27,7 +27,7 @@ from proxist_ingest.shard import EvictTo
 
 CHECK_EVERY = 16
 STEPS_MAX = 200_000
-FAULT_S = 5.0
+FAULT_S = 3.5
 HEAL_S_MAX = 120.0
 
 
