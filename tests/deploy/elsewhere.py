@@ -13,7 +13,11 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import click
+import typer.main
 import yaml
+
+from proxist.cli import pxctl
 
 ROOT = Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(ROOT / "tests" / "helm"))
@@ -48,6 +52,7 @@ class Elsewhere:
             "journalctl": self._unit_log,
             "kubectl": self._kubectl,
             "promtool": self._promtool,
+            "pxctl": self._pxctl,
             "sudo": self._sudo,
             "systemctl": self._systemctl,
         }
@@ -146,6 +151,12 @@ class Elsewhere:
             assert f"\n{extra[1]} = [" in (ROOT / "pyproject.toml").read_text()
         else:
             assert program in ("cp", "env", "install", "ln", "python3", "tar", "useradd"), words
+
+    def _pxctl(self, words: Words) -> None:
+        command, rest = typer.main.get_command(pxctl.app), pxctl.hoist(list(words))
+        while isinstance(command, click.Group):
+            command = command.commands[rest.pop(0)]
+        command.make_context("pxctl", rest)
 
     def _systemctl(self, words: Words) -> None:
         verb, options, units = _split(words, valued=set())

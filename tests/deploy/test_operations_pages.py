@@ -21,7 +21,7 @@ pytestmark = pytest.mark.cluster
 
 ROTATE = OPERATIONS / "rotate.md"
 """Run in a test of its own, on a cluster with TLS; here it is only read."""
-PLAIN = [OPERATIONS / f"{name}.md" for name in ("install", "size", "upgrade", "verify", "alerts")]
+PLAIN = [OPERATIONS / f"{name}.md" for name in ("install", "size", "upgrade", "verify", "damaged-log", "alerts")]
 RUNBOOKS = sorted((OPERATIONS / "runbooks").glob("Proxist*.md"))
 OTHERS = {"README.md", "grpcurl.md", "tracing.md"}
 """Without commands, or with a test of their own."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import threading
 import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
@@ -17,7 +18,7 @@ from proxist.cli.control import shard_row
 from proxist.cli.wal_files import reports_of_shard
 from proxist.client.topology import parse_topology
 from proxist.client.wire import Wire
-from proxist.errors import LogCorrupt
+from proxist.errors import LogCorrupt, Overloaded
 from proxist.etcd import Catalog, EtcdClient
 from proxist.model.ids import Offset, ShardId
 from proxist.model.table import Table
@@ -142,6 +143,28 @@ def test_an_operators_decision_opens_the_shard_without_a_restart(
     with Node(tmp_path, etcd.address) as node:  # the decision stands, and the chain goes on
         wait_owned(catalog, trades)
         assert node.node.local(BROKEN).marks().end == 20
+
+
+def test_rows_are_refused_while_a_node_has_no_ballast_and_taken_again_by_itself(
+    tmp_path: Path, etcd: LocalEtcd, catalog: Catalog, tables: list[Table], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with Node(tmp_path, etcd.address, ballast_mib=1) as node:
+        wait_owned(catalog, tables[0])
+        ballast = tmp_path / "ingest-0" / "BALLAST"
+        assert ballast.stat().st_size == 2**20
+        volume = node.node._opener.volume
+        monkeypatch.setattr(volume.files, "free_bytes", lambda _: 0)
+        assert volume.make_room(), "as a mark does that finds the disk full"
+        with pytest.raises(Overloaded, match="kept for marks and snapshots") as refused:
+            put(node.peer, rows(1), table="trades")
+        assert refused.value.retry_after_s == 1.0
+        restored = threading.Event()
+        restore = volume.restore_ballast
+        monkeypatch.setattr(volume, "restore_ballast", lambda: restore() and not restored.set())
+        monkeypatch.setattr(volume.files, "free_bytes", lambda _: 2**40)
+        assert restored.wait(WAIT_S), "the keeper looks once a second"
+        assert put(node.peer, rows(1), table="trades")["rows"] == 1
+        assert ballast.exists()
 
 
 def test_what_an_accepted_loss_took_and_clickhouse_has_is_not_in_memory(tmp_path: Path) -> None:

@@ -40,6 +40,8 @@ from proxist_query.catalog import NodeCatalog
 KEYS = ("A", "B", "C", "D", "é")
 DAY_NS = 1_723_161_600_000_000_000
 ANSWER_S_MAX = 12.0
+PACE_S = 1.0
+"""Between two questions of a query process, at most."""
 
 
 @dataclass
@@ -170,7 +172,7 @@ class Query:
         self.catalog = Catalog(Mirror(client, layout.PREFIX).start())
         self._view = NodeCatalog(self.catalog)
         while not self.stop:
-            sim().pause(1.2)
+            sim().pause(PACE_S)
             try:
                 self.ask()
             except (TransientError, NotOwner):
@@ -231,6 +233,8 @@ class Query:
         token = str(answer.receipt.token)
         self._one_verb(rows, token)
         self._tokens.append((token, answer.rows.to_pylist()))
+        if sim().random.random() < 0.5:
+            return
         old_token, old_rows = sim().random.choice(self._tokens)
         try:
             again = self._execute({"scan": {"table": self.cluster.table.name, "columns": columns}}, as_of=old_token)

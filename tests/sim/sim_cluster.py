@@ -63,6 +63,7 @@ class IngestProcess:
         self.process = Process(f"{name}#{number}")
         self.lease = Lease()
         self.fenced: ProxistError | None = None
+        self.buried = False
         self.keeper: IngestKeeper | None = None
         self._opening = False
         cluster.sim.spawn(self.process, self._run, "main")

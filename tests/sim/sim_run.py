@@ -27,7 +27,7 @@ from proxist_ingest.shard import EvictTo
 
 CHECK_EVERY = 16
 STEPS_MAX = 200_000
-FAULT_S = 5.0
+FAULT_S = 3.5
 HEAL_S_MAX = 120.0
 
 
@@ -133,6 +133,7 @@ class _Run:
             self.sim.spawn(self.clients, self._guarded(producer.run), producer.name)
         self.sim.spawn(self.clients, self._guarded(self.query.run), "query")
         self.sim.spawn(self.clients, self._guarded(self._chaos), "chaos")
+        self.sim.spawn(self.clients, self._guarded(self._evictions), "evictions")
         self._fault_end_ns = self.sim.now_ns + int(FAULT_S * 1e9)
         self._heal_end_ns = self._fault_end_ns + int(HEAL_S_MAX * 1e9)
         self._faults()
@@ -200,7 +201,7 @@ class _Run:
         faults = self.cluster.disk_faults
         faults.slow_flush = faults.error = faults.power = faults.stop = 0.0
         for process in (p.process for p in (*self.cluster.ingest.values(), *self.cluster.persisters.values())):
-            process.frozen_until_ns = 0
+            self.sim.thaw(process)
         for name, persister in list(self.cluster.persisters.items()):
             if not persister.alive:
                 self.cluster.start_persister(name)
@@ -219,8 +220,9 @@ class _Run:
                 self._lose_power(name)
             self.cluster.start_ingest(name)
         for node in self.cluster.retired:
-            if node.alive and node.fenced is not None:
+            if (node.fenced is not None or not node.alive) and not node.buried:
                 self.sim.kill(node.process)
+                node.buried = True
         for name, persister in list(self.cluster.persisters.items()):
             if not persister.alive:
                 self.sim.kill(persister.process)
@@ -247,14 +249,16 @@ class _Run:
             self._clickhouse_away,
             self._etcd_away,
             self._flush,
-            self._evict,
-            self._evict,
-            self._flush,
         )
         while not self.healing:
             sim().pause(2.0)
             if not self.healing:
                 random.choice(acts)()
+
+    def _evictions(self) -> None:
+        while not self.healing:
+            sim().pause(0.6)
+            self._evict()
 
     def _node(self) -> str:
         return self.sim.random.choice(sorted(self.cluster.ingest))
@@ -274,11 +278,16 @@ class _Run:
         self._freeze(self.cluster.ingest[self._node()].process)
 
     def _move_node(self) -> None:
-        """Its disk goes to another host while its process stands still, or is dead."""
+        """Its disk goes to another host while its process stands still, or is dead. (While it opens a shard it is dead:
+        the lock of the directory is what keeps two of them from opening shards there at one time.)"""
         name = self._node()
         node, to = self.cluster.ingest[name], f"{name}'"
         self.sim.say(f"{node.process.name} is taken for dead, {to} has its disk")
-        node.process.frozen_until_ns = self.sim.now_ns + (TTL_S + 3) * 10**9
+        placed = [shard for shard in self.table.shard_ids if self.cluster.record(shard).node == name]
+        if {shard.id for shard in node.shards()} == set(placed):
+            self.sim.freeze(node.process, TTL_S + 3)
+        else:
+            node.process.alive = False
         self.cluster.move(name, to)
 
     def _freeze_persister(self) -> None:
@@ -287,7 +296,7 @@ class _Run:
     def _freeze(self, process: Process) -> None:
         seconds = self.sim.random.choice((0.5, 3.0, 9.0))
         self.sim.say(f"{process.name} stands still for {seconds} s")
-        process.frozen_until_ns = self.sim.now_ns + int(seconds * 1e9)
+        self.sim.freeze(process, seconds)
 
     def _kill_persister(self) -> None:
         name = self.sim.random.choice(sorted(self.cluster.persisters))
@@ -353,7 +362,7 @@ def make_table(shards: int, durability: str, age: str) -> Table:
         "shards": shards,
         "durability": durability,
         "hot_bytes": "4MiB",
-        "hot_window": "2s",
+        "hot_window": "500ms",
         "flush": {"rows": 12, "age": age},
     }
     return Table(TableId(1), "default", parse_spec(spec), tuple(ShardId(1 + slot) for slot in range(shards)))

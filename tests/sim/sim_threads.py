@@ -18,6 +18,8 @@ import greenlet
 START_NS = 1_000_000_000_000
 STEP_NS_MAX = 20_000
 """What a step between two blocking points takes at most, unless somebody says otherwise."""
+LATE_NS_MAX = 100_000_000
+"""By how much the threads of a process that stood still go on later than the first of them."""
 PREEMPT = 0.05
 """How often a lock is not taken at once although it is free: another thread runs first."""
 
@@ -62,27 +64,36 @@ class Sim:
 
     def step(self) -> None:
         """Let one runnable thread go on to where it blocks next; where none can, time passes until one can."""
-        runnable = [t for t in self.threads if t.ready and self.now_ns >= t.process.frozen_until_ns]
-        while not runnable:
-            self.now_ns = max(self.now_ns, min(self._next_ns(t) for t in self.threads))
-            for thread in self.threads:
-                if thread.wake_ns is not None and thread.wake_ns <= self.now_ns:
+        while not (runnable := [t for t in self.threads if t.ready and t.runs_from_ns <= self.now_ns]):
+            waiting = [t for t in self.threads if t.ready or t.wake_ns is not None]
+            self.now_ns = max(self.now_ns, min(t.runs_from_ns if t.ready else t.due_ns for t in waiting))
+            for thread in waiting:
+                if not thread.ready and thread.due_ns <= self.now_ns:
                     thread.ready = True
-            runnable = [t for t in self.threads if t.ready and self.now_ns >= t.process.frozen_until_ns]
         thread = runnable[self.random.randrange(len(runnable))]
         self.now_ns += self.random.randrange(1, STEP_NS_MAX)
         self.steps += 1
         self._resume(thread)
-
-    def _next_ns(self, thread: Thread) -> int:
-        due = self.now_ns if thread.ready else thread.wake_ns
-        return 2**62 if due is None else max(due, thread.process.frozen_until_ns)
 
     def _resume(self, thread: Thread) -> None:
         thread.ready, thread.wake_ns = False, None
         thread.glet.switch()
         if thread.glet.dead:
             self._forget(thread)
+
+    def freeze(self, process: Process, seconds: float) -> None:
+        """The process stands still; its threads then go on one after the other, in any order."""
+        process.frozen_until_ns = self.now_ns + int(seconds * 1e9)
+        for thread in self.threads:
+            if thread.process is process:
+                thread.runs_from_ns = process.frozen_until_ns + self.random.randrange(LATE_NS_MAX)
+
+    def thaw(self, process: Process) -> None:
+        """It goes on at once, whatever it was frozen for."""
+        process.frozen_until_ns = 0
+        for thread in self.threads:
+            if thread.process is process:
+                thread.runs_from_ns = 0
 
     def kill(self, process: Process) -> None:
         """End every thread of the process where it stands, as a kill -9 does."""
@@ -188,9 +199,17 @@ class Thread:
         self.daemon = daemon
         self.ready, self.done = False, False
         self.wake_ns: int | None = None
+        self.runs_from_ns = self.process.frozen_until_ns
+        """It does not run before, ready or not."""
         self.joiners: list[Thread] = []
         self._target, self._args, self._kwargs = target, args, kwargs or {}
         self.glet = greenlet.greenlet(self._run)
+
+    @property
+    def due_ns(self) -> int:
+        """When its wait is over, and it runs."""
+        assert self.wake_ns is not None
+        return max(self.wake_ns, self.runs_from_ns)
 
     def start(self) -> None:
         self.ident = len(sim().threads) + 1

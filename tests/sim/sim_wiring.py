@@ -28,6 +28,8 @@ from proxist_ingest.recover import create_log
 T = TypeVar("T")
 SEGMENT_BYTES = 8192
 BALLAST_BYTES = 4096
+READING_CHANCE = 0.2
+"""How often a reader is held up between two steps."""
 
 
 def _disk() -> SimDisk:
@@ -36,7 +38,7 @@ def _disk() -> SimDisk:
     return next(n.disk for n in (*cluster().ingest.values(), *cluster().retired) if n.process is process)
 
 
-BETWEEN = (
+WRITING = (
     (Chains, "place"),
     (Chains, "expose"),
     (Chains, "cover"),
@@ -44,16 +46,16 @@ BETWEEN = (
     (PayloadRing, "note"),
     (PayloadRing, "free_below"),
     (HotSet, "publish"),
-    (GatherPlan, "gather"),
-    (Operators, "_part"),
 )
-"""Steps of a writer and of a reader of shared memory: before each of them the other side may get its turn."""
+"""Steps of a writer of shared memory: before each of them readers may get their turn, with some chance."""
+READING = ((GatherPlan, "gather"), (Operators, "_part"))
+"""Steps of a reader, between which its owner may go on, and even evict what is being read."""
 
 
-def _interleaved(method: Callable[..., T]) -> Callable[..., T]:
+def _interleaved(method: Callable[..., T], chance: float) -> Callable[..., T]:
     def interleaved(*args: Any, **kwargs: Any) -> T:
-        if sim().current is not None and sim().random.random() < 0.05:
-            sim().pause(0.1)
+        if sim().current is not None and sim().random.random() < chance:
+            sim().pause(0.2)
         return method(*args, **kwargs)
 
     return interleaved
@@ -74,8 +76,9 @@ def wired(made: Cluster) -> Iterator[Cluster]:
         for make in (create_log, LogWriter.create.__func__, Volume.__init__):  # type: ignore[attr-defined]
             known = {name: value for name, value in small.items() if name in make.__kwdefaults__}
             stack.enter_context(patch.dict(make.__kwdefaults__, known))
-        for kind, method in BETWEEN:
-            stack.enter_context(patch.object(kind, method, _interleaved(getattr(kind, method))))
+        for steps, chance in ((WRITING, 0.05), (READING, READING_CHANCE)):
+            for kind, method in steps:
+                stack.enter_context(patch.object(kind, method, _interleaved(getattr(kind, method), chance)))
         stack.enter_context(patch.object(proxist_ingest.opening, "require_fsync", lambda *_: None))
         stack.enter_context(patch.object(proxist_persister.worker, "Owner", SimOwner))
         sim_cluster.running = made

@@ -7,6 +7,8 @@ from typing import Any
 
 import pytest
 import sim_clickhouse
+import sim_clients
+import sim_wiring
 from sim_run import run
 from sim_threads import sim
 
@@ -95,18 +97,20 @@ def block_reused_under_a_reader(patch: pytest.MonkeyPatch) -> None:
 
     patch.setattr(Operators, "_part", part)
     patch.setattr(operators.reading, "still_valid", lambda *_: True)
+    patch.setattr(sim_clients, "PACE_S", 0.1)
+    patch.setattr(sim_wiring, "READING_CHANCE", 0.6)
 
 
 @pytest.mark.parametrize(
     ("plant", "seeds"),
     [
-        (skipped_fsync, 30),
+        (skipped_fsync, 20),
         (off_by_one_watermark, 5),
         (reused_insert_token, 10),
-        (stale_epoch_write, 60),
-        (lost_watch_event, 30),
+        (stale_epoch_write, 40),
+        (lost_watch_event, 20),
         (stalled_persisters_late_insert, 20),
-        (block_reused_under_a_reader, 60),
+        (block_reused_under_a_reader, 40),
     ],
     ids=lambda value: getattr(value, "__name__", str(value)),
 )

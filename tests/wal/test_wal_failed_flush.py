@@ -6,7 +6,7 @@ from pathlib import Path
 from random import Random
 
 import pytest
-from wal_support import append_rows, open_log, rows_of
+from wal_support import SHARD, append_rows, open_log, rows_of
 
 from proxist.errors import Unavailable
 from proxist.testing.faulty_files import FaultyFiles
@@ -60,3 +60,14 @@ def test_a_log_that_was_sealed_in_etcd_is_not_written_again(tmp_path: Path) -> N
     writes = files.calls["write"]
     assert recover_log(log.log_dir, sealed_end=recovered.end, files=files).end == 5
     assert files.calls["write"] == writes
+
+
+def test_a_directory_whose_maker_ended_before_its_flush_is_flushed_by_the_next(tmp_path: Path) -> None:
+    (tmp_path / "data").mkdir()
+    files = FaultyFiles(tmp_path / "data")
+    files.make_directory(tmp_path / "data" / str(SHARD))  # and then the process was killed
+    log = open_log(tmp_path / "data", start=0, files=files)
+    append_rows(log, 5)
+    log.sync()
+    assert ends_after_power_loss(files, log, tmp_path / "after") == {5}
+    log.close(sync=False)

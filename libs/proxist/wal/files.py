@@ -127,11 +127,14 @@ def _rest(buffers: list[pa.Buffer | bytes | memoryview], written: int) -> list[p
 
 
 def make_directories(path: Path, files: Files) -> None:
-    """mkdir -p, with each new entry fsynced in its parent."""
+    """mkdir -p: the directory, and every entry that leads to it, is on disk on return."""
     missing = []
     while not path.exists():
         missing.append(path)
         path = path.parent
+    # Who made the one that is there may have ended before its flush; the ones above it were flushed before it was made.
+    with contextlib.suppress(PermissionError):  # above the data directory: not ours, and made by somebody else
+        files.sync_directory(path.parent)
     for directory in reversed(missing):
         with contextlib.suppress(FileExistsError):  # another shard's writer made it meanwhile
             files.make_directory(directory)

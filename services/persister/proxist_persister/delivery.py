@@ -9,7 +9,7 @@ import numpy as np
 import pyarrow as pa
 
 from proxist.clickhouse.content import compared, differing_columns, same_rows
-from proxist.errors import OperatorError, Unavailable
+from proxist.errors import OperatorError, ProxistError, Unavailable
 from proxist.failpoints import reach
 from proxist.model.ids import ShardId
 from proxist.model.table import Table
@@ -39,6 +39,7 @@ class Delivery:
         self._sent = compared(batch.rows)
         self._confirmed: set[str] = set()
         self._unkept: dict[str, int] = {}  # by token: how often ClickHouse confirmed it and a read found nothing
+        self._unanswered: set[str] = set()  # tokens of inserts that may still be carried out: their rows keep them
 
     def insert_missing(self, known: Stored, before: Callable[[], None], confirmed: Callable[[int], None]) -> None:
         """Insert what `known` lacks. `before` each insert may raise; `confirmed` is told the rows of each after it."""
@@ -48,7 +49,12 @@ class Delivery:
                 continue
             before()
             reach("persister.insert.before")
-            self._sink.insert(self._table, rest)
+            try:
+                self._sink.insert(self._table, rest)
+            except ProxistError as error:
+                if error.details.get("outcome") == "unknown":
+                    self._unanswered.add(part.token)
+                raise
             reach("persister.insert.after")
             self._confirmed.add(part.token)
             confirmed(rest.rows.num_rows)
@@ -68,7 +74,7 @@ class Delivery:
         """Where rows are missing that ClickHouse had confirmed: the error, which a repeat may overcome."""
         lost = [part for part in self._parts if part.token in self._confirmed and self._lacks(part, found)]
         self._confirmed.clear()
-        for part in lost:
+        for part in (one for one in lost if one.token not in self._unanswered):
             self._unkept[part.token] = self._unkept.get(part.token, 0) + 1
         if not lost:
             return None
