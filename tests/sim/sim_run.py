@@ -90,7 +90,7 @@ class _Run:
         ids = Ids()
         level = random.choice((None, None, "disk"))
         names = ["feed-1", "feed-2", "feed-3"][: random.choice((1, 2, 3))]
-        batches = random.randrange(4, 20)
+        batches = random.randrange(3, 12)
         self.producers = [Producer(self.cluster, self.oracle, name, batches, ids, level) for name in names]
         self.query = Query(self.cluster, self.oracle)
         self.clients = Process("clients")
