@@ -10,8 +10,10 @@ import pytest
 from ingest_rows import rows, table
 from ingest_shards import Owner
 
+from proxist.errors import Unavailable
 from proxist.model.ids import Epoch, Offset, log_id
 from proxist.wal.chain import list_segments
+from proxist_ingest import logrows
 from proxist_ingest.logrows import log_rows
 from proxist_ingest.shard import Shard
 
@@ -61,3 +63,26 @@ def test_rows_of_segments_that_are_gone_are_left_out(owner: Owner) -> None:
         found = np.array(offsets(held(owner.shard, 0, 200_000)))
         assert 0 < found[0] < 200_000
         assert np.array_equal(found, np.arange(found[0], 200_000))
+
+
+@pytest.mark.parametrize("gone", [2, 0], ids=["its beginning", "all of it"])
+def test_a_log_that_is_truncated_while_it_is_opened_is_unavailable_and_not_damaged(
+    owner: Owner, monkeypatch: pytest.MonkeyPatch, gone: int
+) -> None:
+    with owner:
+        for first in range(0, 200_000, 5_000):
+            owner.write(rows(5_000, first))
+        (log,) = owner.shard.logs()
+        begin, listed = logrows._begin, list_segments(log.path)
+
+        def truncated(path: Path) -> Offset | None:
+            monkeypatch.setattr(logrows, "_begin", begin)
+            found = begin(path)
+            for _, segment in listed[: gone or len(listed)]:
+                segment.rename(segment.with_suffix(".away"))
+            return found
+
+        monkeypatch.setattr(logrows, "_begin", truncated)
+        with pytest.raises(Unavailable) as raised:
+            held(owner.shard, 0, 200_000)
+        assert raised.value.details["cause"] == "truncated"

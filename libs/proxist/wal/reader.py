@@ -27,7 +27,8 @@ class LogReader:
 
     def __init__(self, log_dir: Path | str, from_offset: Offset, *, oldest: int = 0) -> None:
         """Opens at the segment that holds `from_offset`; those with a number below `oldest` are not looked at. Raises
-        LogCorrupt where the log cannot be opened, or begins above `from_offset`."""
+        LogCorrupt where the log cannot be opened, or begins above `from_offset`; Unavailable where truncation takes the
+        segment away that is being opened."""
         self.log_dir = Path(log_dir)
         self._from = from_offset
         try:
@@ -36,6 +37,8 @@ class LogReader:
             raise corrupt(self.log_dir, missing, from_offset, missing.header.first) from None
         except Damage as damage:
             raise corrupt(self.log_dir, damage, from_offset, None) from None
+        except FileNotFoundError:
+            raise _removed(self.log_dir, from_offset) from None
 
     @property
     def next_offset(self) -> Offset:

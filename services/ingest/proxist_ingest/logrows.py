@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 
+from proxist.errors import LogCorrupt, Unavailable
 from proxist.model.ids import Offset
 from proxist.rpc.flight_server import BatchStream
 from proxist.wal import LogReader, RecordKind
@@ -31,11 +32,11 @@ def log_rows(shard: Shard, first: Offset, end: Offset) -> BatchStream:
 def _messages(shard: Shard, first: Offset, end: Offset, schema: pa.Schema) -> Iterator[tuple[pa.RecordBatch, bytes]]:
     at = first
     for log in shard.logs():
-        begin = next((one.first for one in segments(log.path) if one.first is not None), log.mark.end)
-        at = Offset(max(at, begin))
+        begin = _begin(log.path)
+        at = Offset(max(at, log.mark.end if begin is None else begin))
         if at >= min(log.mark.end, end):
             continue
-        with LogReader(log.path, at) as reader:
+        with _opened(log.path, at) as reader:
             for record in reader.read(log.mark):
                 if record.kind is not RecordKind.ROWS or not record.rows:
                     continue
@@ -45,6 +46,26 @@ def _messages(shard: Shard, first: Offset, end: Offset, schema: pa.Schema) -> It
                 at = Offset(high)
                 if at >= end:
                     return
+
+
+def _begin(path: Path) -> Offset | None:
+    """Where the oldest segment begins that the log still has; None where it has none."""
+    return next((one.first for one in segments(path) if one.first is not None), None)
+
+
+def _opened(path: Path, at: Offset) -> LogReader:
+    try:
+        return LogReader(path, at)
+    except LogCorrupt:
+        begin = _begin(path)
+        if begin is not None and begin <= at:
+            raise
+        raise Unavailable(
+            f"Log {path} was truncated past offset {at} while it was opened: those rows are in ClickHouse. Ask again.",
+            retry_after_s=0.1,
+            path=str(path),
+            cause="truncated",
+        ) from None
 
 
 def _named(path: Path, rows: pa.RecordBatch, first: int, schema: pa.Schema) -> pa.RecordBatch:
