@@ -30,7 +30,7 @@ from proxist.model.table import Table
 from proxist.seam import Chain, Executor, Log
 from proxist.seam.sources import ColdOp
 from proxist.seam.warm import WarmAnswer, WarmPart
-from proxist.wal import OsFiles, list_segments
+from proxist.wal import LogReader, OsFiles, list_segments
 from proxist_ingest.warm import read_warm
 
 KEYS = ("A", "B", "C", "é")
@@ -273,6 +273,28 @@ def test_a_read_that_persisted_passes_says_so_and_is_never_short(tmp_path: Path)
         assert part.rows.num_rows == floor - 4_096
 
 
+def test_a_read_that_truncation_overtakes_is_to_be_repeated(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The mark passes the read's first row, and the segment goes, after the read looked at the mark."""
+    owner = small_owner(tmp_path)
+    with owner:
+        fill(owner, ROWS)
+        floor = owner.shard.marks().floor
+        opened = LogReader.__init__
+
+        def overtaken(reader: LogReader, log_dir: Path, *more: Any, **named: Any) -> None:
+            owner.shard.hot.set_persisted(floor)
+            listing = list_segments(log_dir)
+            for _, path in listing:
+                path.rename(path.with_suffix(".away"))
+            monkeypatch.setattr("proxist.wal._walk.list_segments", lambda _: listing)
+            opened(reader, log_dir, *more, **named)
+
+        monkeypatch.setattr(LogReader, "__init__", overtaken)
+        with pytest.raises(Unavailable) as moved:
+            read_warm(owner.shard, HotScan(), None, Offset(0), floor)
+        assert moved.value.details["reason"] == "persisted"
+
+
 def test_files_that_are_gone_are_loss_unless_history_has_the_rows(tmp_path: Path) -> None:
     owner = small_owner(tmp_path)
     with owner:
@@ -348,3 +370,30 @@ def test_a_start_from_a_snapshot_finds_warm_rows_in_the_older_log(tmp_path: Path
         assert not part.cold
         resident = shard.run(HotScan(columns=("trade_id",)))
         assert resident.rows.num_rows == ROWS + 4_096 - resident.seam
+
+
+def test_a_shard_that_never_saw_its_older_rows_keeps_its_warm_rows_over_a_snapshot(tmp_path: Path) -> None:
+    owner = small_owner(tmp_path)
+    with owner:
+        fill(owner, ROWS)
+        spec, shard = owner.table.spec, owner.shard
+        first = Offset(4_096)
+        with HotSet.create(spec, shard.id, Epoch(2), first, hot_bytes=spec.hot_bytes) as hot:
+            shard.hot, told = hot, shard.hot
+            for start in range(first, ROWS, 4_096):
+                batch = trades(4_096, first=start)
+                while not hot.has_room(batch):
+                    hot.evict(Offset(hot.marks().floor + 4_096), hot.appended_end)
+                hot.publish(hot.append(batch, Offset(start), 0))
+            floor = hot.marks().floor
+            assert first < floor
+            with HotSet.create(spec, shard.id, Epoch(3), Offset(0), restored=hot.carried()) as restored:
+                marks = restored.marks()
+                assert (marks.persisted, marks.floor) == (first, floor)
+                shard.hot = restored
+                try:
+                    part = read_warm(shard, HotScan(columns=("trade_id",)), None, first, floor)
+                finally:
+                    shard.hot = told
+                assert sorted(part.rows.column("trade_id").to_pylist()) == list(range(first, floor))
+                assert part.cold, "what lies below may be later than any of them"

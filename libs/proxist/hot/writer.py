@@ -129,9 +129,8 @@ class HotSet:
         mem[w.H_EVICTED_TIME_MAX] = latest
         warm, known = carried.persisted < carried.floor, carried.t_persisted
         self._unpersisted.restore(carried.floor, latest, known if warm else None)
-        if carried.complete:
-            below = carried.persisted_time_max
-            self.spans.restore(carried.persisted, w.INT64_MIN if known is None else known + 1, latest, below)
+        earliest = w.INT64_MIN if known is None else known + 1
+        self.spans.restore(carried.persisted, earliest, latest, carried.persisted_time_max)
         mem[w.H_T_PERSISTED] = self._unpersisted.time_persisted()
 
     def _restore_rows(self, rows: pa.RecordBatch) -> None:

@@ -24,8 +24,8 @@ def read_warm(shard: Shard, op: HotOp, probes: Probes | None, first: Offset, end
     """Answer `op` over the rows [first, end) of the shard's log, which a reader found below the floor and not persisted.
 
     Memory: the answer and a chunk. Raises InvalidArgument for windows and bars (their rows are scanned) and where the
-    answer is too large; Unavailable with `reason` "persisted" where the mark has passed `first`: the files may be gone,
-    and history has the rows.
+    answer is too large; LogCorrupt where not all of the rows are there; Unavailable with `reason` "persisted" where the
+    mark has passed `first`: the files may be gone, and history has the rows.
     """
     if isinstance(op, HotWindow | HotBars):
         raise InvalidArgument("Windows and bars are not computed from the log. Scan their rows.")
@@ -34,11 +34,12 @@ def read_warm(shard: Shard, op: HotOp, probes: Probes | None, first: Offset, end
     below = shard.hot.spans.below_max(first)
     if shard.marks().persisted > first:  # looked at after the spans, which forget what is persisted
         raise _moved(shard)
+    _check_known(shard, spans, first, end)
     try:
         for start, stop in _runs([span for span in spans if answer.wants(span.min_time, span.max_time)], first, end):
             for at, rows in _chunks(shard, start, stop):
                 answer.add(rows, at)
-    except (LogCorrupt, OSError):
+    except (LogCorrupt, OSError, Unavailable):
         if shard.marks().persisted > first:  # its files were removed, or used again, under the read
             raise _moved(shard) from None
         raise
@@ -52,6 +53,21 @@ def _known_keys(shard: Shard, op: WarmOp) -> tuple[str, ...] | None:
         return None
     part = shard.run(HotLastBy(None, ()))
     return None if part.cold else tuple(part.rows.column(shard.table.spec.key).to_pylist())
+
+
+def _check_known(shard: Shard, spans: list[Span], first: Offset, end: Offset) -> None:
+    """Raises Unavailable where no span tells of some rows of [first, end): they must not be taken for none."""
+    at = first
+    for span in spans:
+        if span.first > at:
+            break
+        at = max(at, Offset(span.end))
+    if at < end:
+        raise Unavailable(
+            f"The owner of shard {shard.id} does not know between which times the rows [{at}, {end}) of its log lie. They "
+            "are in its log; restart the node to read them again.",
+            shard=shard.id,
+        )
 
 
 def _runs(spans: list[Span], first: int, end: int) -> list[tuple[Offset, Offset]]:
