@@ -233,6 +233,7 @@ class Shard:
 
     def _carry(self) -> Carry:
         with self._turn:
+            self._check_alive()  # after a failed turn memory may know what the log does not
             return self._committer.carry()
 
     # ---- reading ---------------------------------------------------------------------------------------------------
@@ -319,13 +320,17 @@ class Shard:
                 if work is None:
                     return
                 with self._turn:
-                    self._do(work)
-                    now_ns = time.monotonic_ns()
-                    if self._committer.cutter.due(now_ns) and now_ns >= no_cut_before_ns:
-                        no_cut_before_ns = now_ns + self._cut_by_age()
-                    if now_ns >= next_look_ns:
-                        more = self._committer.residency.age_out(time.time_ns())
-                        next_look_ns = now_ns + (STEP_PAUSE_NS if more else RESIDENCY_PERIOD_NS)
+                    try:
+                        self._do(work)
+                        now_ns = time.monotonic_ns()
+                        if self._committer.cutter.due(now_ns) and now_ns >= no_cut_before_ns:
+                            no_cut_before_ns = now_ns + self._cut_by_age()
+                        if now_ns >= next_look_ns:
+                            more = self._committer.residency.age_out(time.time_ns())
+                            next_look_ns = now_ns + (STEP_PAUSE_NS if more else RESIDENCY_PERIOD_NS)
+                    except BaseException as error:
+                        self._die(error)  # before anybody else has the turn
+                        return
         except BaseException as error:
             self._die(error)
 
@@ -340,9 +345,11 @@ class Shard:
 
     def _do(self, work: list[Part] | Callable[[], None]) -> None:
         if not isinstance(work, list):
+            self._check_alive()
             work()
         elif work:
             try:
+                self._check_alive()  # a turn may have failed since `work` was queued
                 self._committer.commit(work)
             except BaseException as error:
                 typed = self._typed(error)
@@ -374,6 +381,9 @@ class Shard:
         return done.result()
 
     def _die(self, error: BaseException) -> None:
+        """Whoever has the turn calls this in it: after a turn that failed nothing is committed, sealed or snapshotted."""
+        if self._failed is not None:
+            return
         log.error("the shard failed", shard=self.id, table=self.table.name, error=str(error), exc_info=error)
         self.fail(self._typed(error))
         self._on_fatal(to_proxist(error))
