@@ -6,11 +6,14 @@ from pathlib import Path
 from random import Random
 
 import pytest
-from wal_support import SHARD, append_rows, open_log, rows_of
+from wal_support import EPOCH, SHARD, TABLE, append_rows, open_log, rows_of
 
 from proxist.errors import Unavailable
+from proxist.model.ids import Epoch, log_id
 from proxist.testing.faulty_files import FaultyFiles
 from proxist.wal import LogWriter, recover_log
+from proxist.wal._format import SegmentHead, pack_segment
+from proxist.wal.chain import segment_path
 
 SEEDS = range(20)
 
@@ -27,9 +30,16 @@ def ends_after_power_loss(files: FaultyFiles, log: LogWriter, into: Path) -> set
     return found
 
 
+def other_life(log_dir: Path, number: int) -> None:
+    """Make the log's segment `number` a spare whose header still is the one of another log's segment of that number."""
+    head = SegmentHead(log_id(SHARD, Epoch(EPOCH + 1)), number, 0, 0, 0, 0, 0, TABLE, 8192, 1000, (), 0)
+    segment_path(log_dir, number).write_bytes(pack_segment(head).ljust(8192, b"\0"))
+
+
 @pytest.mark.parametrize("segment_bytes", [1600, 8192])
+@pytest.mark.parametrize("spare_taken", [False, True])
 def test_what_a_recovery_read_behind_a_failed_flush_survives_a_loss_of_power(
-    tmp_path: Path, segment_bytes: int
+    tmp_path: Path, segment_bytes: int, spare_taken: bool
 ) -> None:
     (tmp_path / "data").mkdir()
     files = FaultyFiles(tmp_path / "data")
@@ -45,6 +55,8 @@ def test_what_a_recovery_read_behind_a_failed_flush_survives_a_loss_of_power(
     before = ends_after_power_loss(files, log, tmp_path / "before")
     assert min(before) < 26, "the flush failed: some disk must lack the rows"
 
+    if spare_taken:
+        other_life(log.log_dir, log.mark.segment + 1)
     recovered = recover_log(log.log_dir, files=files)
     assert recovered.end == 26, "the page cache has them"
     assert ends_after_power_loss(files, log, tmp_path / "after") == {26}

@@ -31,6 +31,7 @@ from proxist.wal import (
     shard_directory,
 )
 from proxist.wal._walk import header_of
+from proxist.wal.chain import segment_path
 
 SEGMENT = 1600
 SHORT = 200
@@ -178,7 +179,7 @@ class Play:
         first = records[0][1] if records else found.mark.records
         assert records == life.written[first : found.mark.records], "what was written, unchanged, from there to the end"
         assert rows_of(list(found.records(found.start))) == list(range(found.start, found.end))
-        header = header_of(log_dir / f"{found.mark.segment:08d}.wal")
+        header = header_of(found.mark.segment, segment_path(log_dir, found.mark.segment))
         assert header is not None
         self.reused += header.reused
         again = recover_log(log_dir, begin=life.needed, sealed_end=found.end, flush=False)

@@ -39,8 +39,8 @@ def _segment_of(listed: list[tuple[int, Path]], record_number: int) -> int | Non
     """The segment in which the record is, or would be."""
     found = listed[0][0] if listed else None
     for number, path in listed:
-        header = header_of(path)
-        if header is not None and header.segment == number and header.first_record <= record_number:
+        header = header_of(number, path)
+        if header is not None and header.first_record <= record_number:
             found = number
     return found
 

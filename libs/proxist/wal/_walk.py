@@ -254,8 +254,8 @@ def _segment_of(segments: list[tuple[int, Path]], begin: LogBegin) -> int:
     """Number of the newest segment that holds all that is needed from `begin` on, else the oldest. Headers that cannot
     be read, or are of a file's earlier life, are passed over: the walk will meet the damage."""
     for number, path in reversed(segments[1:]):
-        header = header_of(path)
-        if header is None or _misplaced(header, number, log_of_path(path.parent)):
+        header = header_of(number, path)
+        if header is None:
             continue
         # A record without rows at that very offset may end the segment before: without it the chain is not whole.
         low_enough = header.first < begin.offset or (header.first == begin.offset and begin.record is not None)
@@ -271,16 +271,18 @@ def _check_begin(header: SegmentHead, path: str, begin: LogBegin | None) -> None
         raise MissingSegments(path, header.segment, None if first is None else min(first, Offset(header.first)), header)
 
 
-def header_of(path: Path) -> SegmentHead | None:
-    """The header of a segment's file, None where it has no sound one."""
+def header_of(number: int, path: Path) -> SegmentHead | None:
+    """The header of segment `number`, which lies at `path`; None where the file has no sound one, or one of an earlier
+    life: a spare that was just taken, or was taken right before a crash. Raises OSError where it cannot be opened."""
     try:
         file = SegmentFile(path)
         try:
-            return file.header()
+            header = file.header()
         finally:
             file.close()
     except Damage:
         return None
+    return None if _misplaced(header, number, log_of_path(path.parent)) else header
 
 
 def _misplaced(header: SegmentHead, number: int, log: LogId | None) -> str | None:

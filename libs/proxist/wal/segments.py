@@ -13,7 +13,7 @@ from proxist.wal.writer import LogWriter
 
 
 class Segment(NamedTuple):
-    """`first`: offset of its first row, None where its header cannot be read. `synced`: every row in it is on disk."""
+    """`first`: offset of its first row, None where it has no sound header. `synced`: every row in it is on disk."""
 
     number: int
     first: Offset | None
@@ -36,7 +36,6 @@ def segments(log_dir: Path, writer: LogWriter | None = None) -> list[Segment]:
 
 
 def first_offset(number: int, path: Path) -> Offset | None:
-    """Where the segment begins; None where its header cannot be read."""
-    header = header_of(path)
-    # A spare that was just taken still has its old header.
-    return None if header is None or header.segment != number else Offset(header.first)
+    """Where the segment begins; None where its header cannot be read, or is of the file's earlier life."""
+    header = header_of(number, path)
+    return None if header is None else Offset(header.first)

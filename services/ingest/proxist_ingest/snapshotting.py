@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
@@ -29,7 +29,17 @@ from proxist.hot.snapshots import (
 from proxist.hot.writer import HotSet
 from proxist.model.ids import Epoch, Offset, ShardId
 from proxist.model.table import Table
-from proxist.wal import SEGMENT_BYTES, LogMark, LogWriter, Volume, list_logs, remove_log, remove_segments, segments
+from proxist.wal import (
+    SEGMENT_BYTES,
+    LogMark,
+    LogWriter,
+    Segment,
+    Volume,
+    list_logs,
+    remove_log,
+    remove_segments,
+    segments,
+)
 from proxist_ingest.bounds import Bounds
 from proxist_ingest.carried import PRODUCERS_FILE, SEQS_FILE, Carry
 from proxist_ingest.producers import RUNS_SCHEMA, Producers
@@ -241,10 +251,21 @@ def truncate(shard_dir: Path, oldest: Manifest, volume: Volume) -> int:
             remove_log(shard_dir, epoch, volume)
             count += len(listed)
             continue
-        below = max((one.number for one in listed if one.first is not None and one.first <= limit), default=0)
+        below = _newest_below(listed, limit)
         count += remove_segments(path, min(below, position.segment) if epoch == position.epoch else below, volume)
         break  # what is left of this log comes before every later one
     return count
+
+
+def _newest_below(listed: Sequence[Segment], limit: Offset) -> int:
+    """Number of the newest segment that is known to begin at or below `limit`, so that those before it hold no row from
+    there on; 0 where none is. Past a header that cannot be read, or does not ascend, nothing is known."""
+    number, highest = 0, Offset(0)
+    for one in listed:
+        if one.first is None or not highest <= one.first <= limit:
+            break
+        number, highest = one.number, one.first
+    return number
 
 
 def _begin(log_dir: Path) -> Offset | None:
