@@ -85,13 +85,13 @@ def test_a_segment_that_is_begun_in_a_spare_of_that_number_takes_no_other_along(
             writer.start()
             try:
                 points.wait_reached("wal.segment.after", DEADLINE_S)
-                assert truncate(log.log_dir.parent, snapshot_of(ROWS, 1, 7), volume) == 0
+                assert truncate(log.log_dir.parent, [snapshot_of(ROWS, 1, 7)], volume) == 0
                 assert [(one.number, one.first) for one in segments(log.log_dir)] == [*before, (8, None)]
             finally:
                 points.release("wal.segment.after")
                 writer.join(DEADLINE_S)
         assert segments(log.log_dir)[-1].first is not None, "its header is there now"
-        assert truncate(log.log_dir.parent, snapshot_of(ROWS, 1, 7), volume) == 0
+        assert truncate(log.log_dir.parent, [snapshot_of(ROWS, 1, 7)], volume) == 0
 
 
 def test_a_spare_that_a_crash_left_without_its_new_header_takes_no_other_along(tmp_path: Path, volume: Volume) -> None:
@@ -103,10 +103,10 @@ def test_a_spare_that_a_crash_left_without_its_new_header_takes_no_other_along(t
         after.append([RECORD])
     third = segments(log.log_dir)[3].first
     assert third is not None
-    assert truncate(log.log_dir.parent, snapshot_of(ROWS, 2, 0), volume) == 0
-    assert truncate(log.log_dir.parent, snapshot_of(third, 2, 0), volume) == 3, "what is covered goes all the same"
+    assert truncate(log.log_dir.parent, [snapshot_of(ROWS, 2, 0)], volume) == 0
+    assert truncate(log.log_dir.parent, [snapshot_of(third, 2, 0)], volume) == 3, "what is covered goes all the same"
     assert recover_log(log.log_dir, begin=LogBegin(third, None)).end == end
-    assert truncate(log.log_dir.parent, snapshot_of(end, 2, 0), volume) == 6
+    assert truncate(log.log_dir.parent, [snapshot_of(end, 2, 0)], volume) == 6
     assert [found.epoch for found in list_logs(log.log_dir.parent)] == [2]
 
 
@@ -119,4 +119,20 @@ def test_nothing_is_concluded_from_a_header_that_does_not_ascend(tmp_path: Path,
     firsts = [one.first for one in segments(log.log_dir)]
     assert firsts[4] is not None
     assert firsts[4] < ROWS < (firsts[1] or 0)
-    assert truncate(log.log_dir.parent, snapshot_of(ROWS, 1, 4), volume) == 0
+    assert truncate(log.log_dir.parent, [snapshot_of(ROWS, 1, 4)], volume) == 0
+
+
+@pytest.mark.parametrize("at", [0, 1, 2])
+def test_what_any_of_the_kept_snapshots_needs_stays(tmp_path: Path, volume: Volume, at: int) -> None:
+    with create(tmp_path, volume, 2) as log:
+        fill_to(log, 6)
+    firsts = [one.first or Offset(0) for one in segments(log.log_dir)]
+    for lowest in (
+        snapshot_of(firsts[2], 1, 5),
+        snapshot_of(firsts[5], 1, 5, persisted=firsts[2]),
+        snapshot_of(firsts[5], 1, 2),
+    ):
+        kept = [snapshot_of(firsts[5], 1, 5) for _ in range(3)]
+        kept[at] = lowest
+        truncate(log.log_dir.parent, kept, volume)
+        assert list_segments(log.log_dir)[0][0] == 2

@@ -210,7 +210,7 @@ class Snapshots:
         return parts
 
     def _give_up(self) -> int:
-        """Remove older snapshots and the segments that the oldest of the good ones covers; returns how many segments."""
+        """Remove older snapshots and the segments that all of the kept ones cover; returns how many segments."""
         good: list[Snapshot] = []
         for found in good_snapshots(self._directory, self._of.table.id, self._of.shard):
             if isinstance(found, Snapshot):
@@ -221,25 +221,26 @@ class Snapshots:
                 break
         else:
             return 0
-        oldest = good[-1]
-        drop_snapshots(self._directory, oldest.number, self._rule.volume.files)
-        self._of.bounds.forget_gone(disposable(oldest.manifest))
+        kept = [one.manifest for one in good]
+        drop_snapshots(self._directory, good[-1].number, self._rule.volume.files)
+        self._of.bounds.forget_gone(disposable(kept))
         reach("truncate.before")
-        count = truncate(self._shard_dir, oldest.manifest, self._rule.volume)
+        count = truncate(self._shard_dir, kept, self._rule.volume)
         reach("truncate.after")
         self.counts.segments_given_up += count
         return count
 
 
-def disposable(oldest: Manifest) -> Offset:
-    """Rows below it are in ClickHouse, and no recovery needs them."""
-    return min(oldest.floor, oldest.persisted)
+def disposable(kept: Sequence[Manifest]) -> Offset:
+    """Rows below it are in ClickHouse, and no recovery needs them, whichever of the kept snapshots it begins with."""
+    # Not the oldest one's alone: after a start that could not read the newest, the next one's floor is lower than that.
+    return min(min(one.floor, one.persisted) for one in kept)
 
 
-def truncate(shard_dir: Path, oldest: Manifest, volume: Volume) -> int:
-    """Give up the segments of a shard's logs whose rows are all persisted and below the floor of `oldest`, and whose
-    records are all in its state; whole logs too. Returns how many. Raises OSError."""
-    limit, position = disposable(oldest), oldest.position
+def truncate(shard_dir: Path, kept: Sequence[Manifest], volume: Volume) -> int:
+    """Give up the segments of a shard's logs whose rows are all persisted and below the floor of every snapshot in
+    `kept`, and whose records are all in the state of each; whole logs too. Returns how many. Raises OSError."""
+    limit, position = disposable(kept), min(one.position for one in kept)
     chain = list_logs(shard_dir)
     count = 0
     for (epoch, path), following in zip(chain, [*chain[1:], None], strict=True):
