@@ -90,7 +90,7 @@ class LogWriter:
 
         On return the directory, the first segment and the carried state are on disk. A failure or a crash before that
         leaves no log, so calling again is safe. Raises AlreadyExists where the epoch has a log here (a log is never
-        continued), Unavailable where the disk fails.
+        continued), Overloaded where the disk is full, Unavailable where it fails.
         """
         log_dir = log_directory(shard_dir, epoch)
         if log_dir.exists():
@@ -121,7 +121,7 @@ class LogWriter:
             with contextlib.suppress(OSError):
                 remove_tree(files, building)
             if isinstance(error, OSError):
-                raise Unavailable(
+                raise (Overloaded if is_full(error) else Unavailable)(
                     f"Log {log_dir} cannot be created: {error.strerror}. Check the disk of `data_dir`.",
                     path=str(log_dir),
                     cause=str(error.strerror),
