@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 import structlog
 
-from proxist.errors import ConfigError, LogCorrupt, NotFound, NotOwner, OperatorError, ProxistError, Unavailable
+from proxist.errors import ConfigError, LogCorrupt, NotFound, NotOwner, Overloaded, ProxistError, Unavailable
 from proxist.etcd import Catalog, ShardRecord, TableRecord
 from proxist.etcd.mirror import Subscription
 from proxist.model.ids import ShardId
@@ -27,7 +27,7 @@ class _Refused(NamedTuple):
     """A shard that cannot be opened before an operator acts, and what its files and its record in etcd were like when
     that was found."""
 
-    error: OperatorError
+    error: ConfigError | LogCorrupt | Overloaded
     seen: object
 
 
@@ -42,7 +42,8 @@ class Keeper:
         on_refused: Callable[[Refusals], None] = lambda _: None,
     ) -> None:
         """`on_fatal`: nothing can be kept any more. `on_refused` is told all shards that cannot be opened before an
-        operator acts (a damaged log, a level that this disk has not), whenever these change; the others go on."""
+        operator acts (a damaged log, a level that this disk has not, a full disk), whenever these change; the others go
+        on."""
         self._opener = opener
         self._catalog = catalog
         self._on_fatal = on_fatal
@@ -100,9 +101,13 @@ class Keeper:
         return {shard: refused.error for shard, refused in sorted(self._refused.items())}
 
     def close_shards(self) -> None:
-        """End every shard: finish what was accepted, or, after a failure, just end."""
-        for opened in list(self._open.values()):
-            opened.shard.stop()
+        """End every shard: finish what was accepted, or, after a failure, just end. What one raises is logged, and the
+        others end too."""
+        for shard_id, opened in list(self._open.items()):
+            try:
+                opened.shard.stop()
+            except Exception:
+                log.exception("a shard did not end in good order; the next start recovers its log", shard=shard_id)
             opened.page.close()
         self._set({})
 
@@ -132,12 +137,14 @@ class Keeper:
         for shard_id, opened in list(self._open.items()):
             if shard_id not in wanted and not self._stop.is_set():
                 self._remove(shard_id, opened)
+        if self._stop.is_set():
+            return False
+        self._opener.delete_orphans()  # before any opening: their space may be what it needs
         for shard_id, record in wanted.items():
             if self._stop.is_set():
                 return False
             if shard_id not in self._open:
                 self._add(shard_id, record)
-        self._opener.delete_orphans()
         return True
 
     def _wanted(self) -> dict[ShardId, TableRecord]:
@@ -167,8 +174,9 @@ class Keeper:
         self._opening = shard_id
         try:
             opened = self._opener.open(record.table, shard_id)
-        except (ConfigError, LogCorrupt) as error:
-            # One table's level is impossible on this disk, or one log is damaged: the other shards go on.
+        except (ConfigError, LogCorrupt, Overloaded) as error:
+            # One table's level is impossible on this disk, one log is damaged, or there is no room for the next one:
+            # the other shards go on.
             self._refuse(shard_id, _Refused(error, seen))
             return
         except NotFound:
@@ -223,4 +231,4 @@ class Keeper:
 
 def _passing(error: ProxistError) -> bool:
     """Whether trying again may help. Not where etcd's answer is unknown: then the lease must go first."""
-    return isinstance(error, NotOwner | Unavailable) and error.details.get("outcome") != "unknown"
+    return isinstance(error, NotOwner | Unavailable | Overloaded) and error.details.get("outcome") != "unknown"

@@ -23,6 +23,11 @@ from proxist_ingest.recover import create_log, delete_logs, recover_shard
 from proxist_ingest.shard import Shard
 from proxist_ingest.snapshotting import SnapshotRule
 
+UNSEALED = (
+    "a released shard was not sealed in etcd. Where its table was dropped nothing is missing; else nobody opens it before "
+    "this node's lease ends, and then its log is recovered as after a crash"
+)
+
 log = structlog.get_logger("proxist.ingest.opening")
 
 
@@ -114,13 +119,26 @@ class Opener:
         return OpenShard(shard, record, page)
 
     def release(self, opened: OpenShard, why: str) -> None:
-        """Stop accepting rows, finish what was accepted, and say so in etcd: nobody owns the shard on return."""
-        opened.shard.stop(why)
-        opened.page.close()
-        end = opened.shard.log_writer.end
-        with contextlib.suppress(NotOwner):  # its keys are gone already: the table was dropped meanwhile
+        """Stop accepting rows, finish what was accepted, and say so in etcd: nobody owns the shard on return, or it is
+        logged why that is not so. Raises Unavailable (etcd)."""
+        shard = opened.shard
+        try:
+            on_disk = shard.stop(why)
+        finally:
+            opened.page.close()
+        end = shard.log_writer.end
+        if not on_disk:
+            log.error(UNSEALED, shard=shard.id, table=shard.table.name, error="the shard failed")
+            return
+        try:
             seal_shard(self.client, opened.record, end=end, lease=self.lease_id())
-        log.info("shard released", shard=opened.shard.id, table=opened.shard.table.name, end=end, why=why)
+        except NotOwner as error:
+            log.warning(UNSEALED, shard=shard.id, table=shard.table.name, error=error.message)
+        except ProxistError as error:
+            log.error(UNSEALED, shard=shard.id, table=shard.table.name, error=error.message)
+            raise
+        else:
+            log.info("shard released", shard=shard.id, table=shard.table.name, end=end, why=why)
 
     def orphans(self) -> list[ShardId]:
         """Shards with files here that the catalog does not know."""

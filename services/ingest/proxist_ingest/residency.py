@@ -13,6 +13,10 @@ from proxist.model.ids import Offset, ShardId, TimeNs
 from proxist.model.table import Table
 from proxist_ingest.logtail import LogTail
 
+RESIDENCY_PERIOD_NS = 100_000_000
+"""How often the hot window is looked at: short against any sensible window, long against an eviction step."""
+STEP_PAUSE_NS = 5_000_000
+"""Between two steps of an eviction: each makes the reads that are under way begin again."""
 ROOM_ROWS = 131_072
 """Room is made by so many rows at a time: a few ms of the writer's time, and the next batches find some left."""
 RETRY_AFTER_S = 0.1

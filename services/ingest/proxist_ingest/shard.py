@@ -7,11 +7,12 @@ import threading
 import time
 from collections.abc import Callable, Mapping
 from concurrent.futures import Future, wait
+from contextlib import ExitStack
 from typing import TypeVar
 
 import structlog
 
-from proxist.errors import InvalidArgument, NotOwner, Overloaded, ProxistError, Stale, Unavailable
+from proxist.errors import InvalidArgument, NotOwner, Overloaded, ProxistError, Unavailable
 from proxist.hot.ops import HotOp, HotPart, Marks, Probes
 from proxist.hot.reader import HotReader
 from proxist.hot.writer import HotSet
@@ -29,17 +30,12 @@ from proxist_ingest.logtail import WAL_BYTES_MAX, LogTail
 from proxist_ingest.part import Part
 from proxist_ingest.published import Published
 from proxist_ingest.recover import SealedLog
-from proxist_ingest.residency import EvictTo
+from proxist_ingest.residency import RESIDENCY_PERIOD_NS, STEP_PAUSE_NS, EvictTo
 from proxist_ingest.snapshotting import NOTHING_BEHIND, Behind, SnapshotOf, SnapshotRule, Snapshots
 from proxist_ingest.syncer import Syncer
 
-RESIDENCY_PERIOD_NS = 100_000_000
-"""How often the hot window is looked at: short against any sensible window, long against an eviction step."""
-STEP_PAUSE_NS = 5_000_000
-"""Between two steps of an eviction: each makes the reads that are under way begin again."""
 DISK_FULL_PAUSE_NS = 1_000_000_000
 """How long a full disk is left alone before the next record is tried."""
-
 log = structlog.get_logger("proxist.ingest.shard")
 T = TypeVar("T")
 
@@ -109,8 +105,11 @@ class Shard:
         if self._syncer is not None:
             self._syncer.start()
 
-    def stop(self, why: str = "is stopping on this node") -> None:
-        """Refuse new rows, finish what was accepted, seal the log and end. After a failure it only ends."""
+    def stop(self, why: str = "is stopping on this node") -> bool:
+        """Refuse new rows, finish what was accepted, seal the log and end. After a failure it only ends.
+
+        True where the log is all on disk up to `log_writer.end` (without a seal where the disk is full), False where only
+        a recovery can tell."""
         gone = NotOwner(
             f"Shard {self.id} of table {self.table.name!r} {why}. Read the shard map again, and send the rows there.",
             retry_after_s=0.5,
@@ -124,6 +123,7 @@ class Shard:
         if self._syncer is not None:
             self._syncer.stop()
         self._end(gone)
+        return self._failed is None and self.log_writer.synced_mark == self.log_writer.mark
 
     def fail(self, error: ProxistError) -> None:
         """Stop acks and reads at once: the lease is lost, or another shard of this process failed."""
@@ -151,13 +151,23 @@ class Shard:
         self._committer.close()
         self._ladder.fail(gone)
         self.bounds.close(gone)
-        if not failed:
+        with ExitStack() as held:  # all of it is given back, in this order from the last, whatever fails
+            held.callback(self.hot.close)
+            held.callback(self.reader.close)
+            held.callback(self.log_writer.close, sync=not failed)
+            sealed = not failed and self._seal()
+            if self.snapshots is not None:
+                self.snapshots.close(last=sealed)
+
+    def _seal(self) -> bool:
+        try:
             self.log_writer.seal()
-        if self.snapshots is not None:
-            self.snapshots.close(last=not failed)
-        self.log_writer.close(sync=not failed)
-        self.reader.close()
-        self.hot.close()
+            return True
+        except Overloaded as error:
+            log.warning("the log has no seal; a start recovers it as after a crash", shard=self.id, error=error.message)
+        except Exception as error:
+            self._die(error)
+        return False
 
     # ---- writing ---------------------------------------------------------------------------------------------------
 
@@ -250,16 +260,6 @@ class Shard:
     def wait_end(self, end: Offset, wait_ns: int) -> bool:
         """Wait until the shard's end is at least `end`; False after `wait_ns`."""
         return self._published.wait_end(end, wait_ns)
-
-    def require_end(self, end: Offset | None, wait_ns: int) -> None:
-        """As `wait_end`, but raises Stale where the end was not reached."""
-        if end is not None and not self.wait_end(end, wait_ns):
-            raise Stale(
-                f"Shard {self.id} stands at {self.hot.marks().end}, but {end} was asked for and not reached within "
-                f"{wait_ns / 1e9:g} s. Wait longer, or read without it.",
-                retry_after_s=0.1,
-                shard=self.id,
-            )
 
     def log_of(self, epoch: Epoch) -> SealedLog:
         """Directory of one log of the chain, and the mark up to which all of it is on disk now."""
