@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from proxist.hot.needed import accepted_without, needed_of
+from proxist.hot.needed import accepted_without, ends_before, gives_up, is_overtaken, needed_of, promised_of
 from proxist.hot.snapshots import BadSnapshot, Manifest, list_snapshots, read_snapshot, snapshot_directory
 from proxist.model.ids import Offset, ShardId
 from proxist.wal import list_logs, list_segments, list_shards, shard_directory
+from proxist.wal.chain import log_directory
 from proxist.wal.mark import LogBegin
 from proxist.wal.segments import first_offset
 from proxist.wal.verify import LogReport, verify_log
@@ -24,24 +25,49 @@ def reports_of(data_dir: Path) -> Iterator[LogReport]:
 
 def reports_of_shard(data_dir: Path, shard: ShardId, *, expected_end: Offset | None = None) -> Iterator[LogReport]:
     """The logs of one shard, oldest first; `expected_end` is of the newest. What the newest good snapshot covers is not
-    needed, so it is not looked at."""
-    manifest = _newest_manifest(data_dir, shard)
+    needed, so it is not looked at. A report has the error with which the node refuses the shard."""
     logs = list_logs(shard_directory(data_dir, shard))
+    manifests = list(_manifests(data_dir, shard))
+    manifest = next((one for one in manifests if not _overtaken(data_dir, one)), None)
     # Without a snapshot that covers what was given up: told by `lost_snapshots`, and no damage of the log.
     first = None if manifest is not None else _shortened_first(data_dir, shard)
     ends = [*(_start_of(log.path) for log in logs[1:]), expected_end][: len(logs)]
+    reports = []
     for log, end in zip(logs, ends, strict=True):
-        begin = needed_of(manifest, log.epoch) if manifest is not None else None
+        begin = None if manifest is None else needed_of(manifest, log.epoch, end)
+        if manifest is not None and begin is None:
+            continue
         if first is not None and log == logs[0]:
             begin = LogBegin(first, None)
-        if (
-            begin is None
-            or manifest is None
-            or log.epoch >= manifest.position.epoch
-            or end is None
-            or end > begin.offset
-        ):
-            yield verify_log(log.path, begin=begin, expected_end=end)
+        reports.append((verify_log(log.path, begin=begin, expected_end=end), end))
+    persisted = max((one.found.persisted for one, _ in reports if one.found is not None), default=Offset(0))
+    persisted = max([persisted, *(one.persisted for one in manifests)])
+    shard_end = next((one.found.seal_at for one, _ in reversed(reports) if one.found is not None), Offset(0))
+    for report, end in reports:
+        if report.log_dir != logs[-1].path and end is not None:
+            report = _with_hole(report, persisted, end)
+        if manifest is not None and report.epoch == manifest.position.epoch:
+            report = _held_to(report, manifest, shard_end)
+        yield report
+
+
+def _with_hole(report: LogReport, persisted: Offset, end: Offset) -> LogReport:
+    """A later log goes on at `end`: with a loss below that, all that is not persisted is given up."""
+    found = report.found
+    if found is None or not found.lost or found.end >= end or persisted >= end:
+        return report
+    error = report.error or gives_up(report.log_dir, persisted, end)
+    return replace(report, error=error, beyond=(persisted, end))
+
+
+def _held_to(report: LogReport, manifest: Manifest, shard_end: Offset) -> LogReport:
+    """The log that a snapshot was taken in must reach it."""
+    found, promised = report.found, promised_of(manifest)
+    if found is None or (found.mark.records >= manifest.position.records and shard_end >= promised):
+        return report
+    error = report.error or ends_before(report.log_dir, manifest, found.mark.records, shard_end)
+    gone = max(promised, found.promised)
+    return replace(report, error=error, beyond=(shard_end, gone) if gone > shard_end else report.beyond)
 
 
 def row_of(report: LogReport) -> dict[str, Any]:
@@ -89,9 +115,8 @@ def explain(report: LogReport) -> list[str]:
     if report.error is None:
         return []
     details = report.error.details
-    lines = [
-        f"Shard {report.shard}, log {report.epoch}: {details['path']} at byte {details['position']}: {details['cause']}."
-    ]
+    where = f" at byte {details['position']}" if "position" in details else ""
+    lines = [f"Shard {report.shard}, log {report.epoch}: {details['path']}{where}: {details['cause']}."]
     found = report.found
     if found is None:
         return [*lines, report.error.message]
@@ -101,14 +126,15 @@ def explain(report: LogReport) -> list[str]:
             if end > first
             else f"Records without rows at offset {first} are gone."
         )
-    lines.append(f"The log would end at {found.end}, and the shard go on at {found.seal_at}.")
+    goes_on = found.seal_at if report.beyond is None else max(report.beyond[1], found.seal_at)
+    lines.append(f"The log would end at {found.end}, and the shard go on at {goes_on}.")
     if found.end < found.persisted:
         lines.append(f"Rows [{found.end}, {found.persisted}) are in ClickHouse: they are not lost.")
     given_up = report.given_up
     if given_up is not None:
         lines.append(
             f"Rows [{given_up[0]}, {given_up[1]}) were acknowledged and would be given up, also those of them that can "
-            "still be read behind the damage."
+            f"still be read {'before and ' if given_up[0] < found.end else ''}behind the damage."
         )
     return lines
 
@@ -134,7 +160,8 @@ class LostSnapshots:
 
 def lost_snapshots(data_dir: Path, shard: ShardId) -> LostSnapshots | None:
     """None where a good snapshot is there or none is needed, and where an operator has decided."""
-    first = None if _newest_manifest(data_dir, shard) is not None else _shortened_first(data_dir, shard)
+    usable = [one for one in _manifests(data_dir, shard) if not _overtaken(data_dir, one)]
+    first = None if usable else _shortened_first(data_dir, shard)
     if first is None:
         return None
     decision = accepted_without(snapshot_directory(data_dir, shard), first)
@@ -150,15 +177,21 @@ def _shortened_first(data_dir: Path, shard: ShardId) -> Offset | None:
     return first if segments and (segments[0][0] > 0 or (first and had_snapshots)) else None
 
 
-def _newest_manifest(data_dir: Path, shard: ShardId) -> Manifest | None:
+def _manifests(data_dir: Path, shard: ShardId) -> Iterator[Manifest]:
+    """Of the good snapshots, newest first."""
     for _, path in list_snapshots(snapshot_directory(data_dir, shard)):
         try:
             manifest = read_snapshot(path).manifest
         except BadSnapshot:
             continue
         if manifest.shard == shard:
-            return manifest
-    return None
+            yield manifest
+
+
+def _overtaken(data_dir: Path, manifest: Manifest) -> bool:
+    """Whether the node passes the snapshot over, as an operator accepted."""
+    log_dir = log_directory(shard_directory(data_dir, manifest.shard), manifest.position.epoch)
+    return is_overtaken(log_dir, manifest)
 
 
 def _start_of(log_dir: Path) -> Offset | None:

@@ -56,6 +56,12 @@ class Cuts(NamedTuple):
     ends: tuple[Offset, ...] = ()
     epochs: tuple[Epoch, ...] = ()
 
+    def above(self, offset: Offset) -> Cuts:
+        """Those of rows at or above `offset`, where a log begins."""
+        kept = [at for at, end in enumerate(self.ends) if end > offset]
+        start = max(offset, self.start)
+        return Cuts(start, tuple(self.ends[at] for at in kept), tuple(self.epochs[at] for at in kept))
+
 
 class FileSum(NamedTuple):
     bytes: int

@@ -30,6 +30,8 @@ class LogReport:
     error: LogCorrupt | None
     """What stops recovery; None where nothing does, or the loss was accepted."""
     accepted: AcceptedLoss | None
+    beyond: Range | None = None
+    """Rows that the shard gives up with this loss, as only the shard's other files tell; None: what the log itself tells."""
 
     @property
     def cut(self) -> TornTail | None:
@@ -43,7 +45,9 @@ class LogReport:
 
     @property
     def given_up(self) -> Range | None:
-        """The rows that are nowhere any more once the loss is accepted, those behind the damage included; None: none."""
+        """The rows that are nowhere any more once the loss is accepted, those that can be read included; None: none."""
+        if self.beyond is not None:
+            return self.beyond
         found = self.found
         if found is None or not found.lost or found.promised <= found.seal_at:
             return None
@@ -86,7 +90,10 @@ def accept_loss(report: LogReport, files: Files) -> AcceptedLoss:
     # A log that has lost its beginning is accepted as a whole: nothing sound is left to hold it to.
     whole = not found.mark.records or (bool(found.lost) and found.lost[0][0] < found.start)
     accepted = AcceptedLoss(
-        Offset(0) if whole else found.end, 0 if whole else found.mark.records, found.lost, time.time_ns()
+        Offset(0) if whole else found.end,
+        0 if whole else found.mark.records,
+        found.lost if report.beyond is None else (*found.lost, report.beyond),
+        time.time_ns(),
     )
     write_decision(report.log_dir, accepted, files)
     return accepted

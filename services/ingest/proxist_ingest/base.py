@@ -3,19 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
 import structlog
 
 from proxist.errors import LogCorrupt
 from proxist.etcd.records import LogRecord, ShardRecord
-from proxist.hot.needed import accepted_without
+from proxist.hot.needed import accepted_without, ends_before, gives_up, is_overtaken, needed, promised_of
 from proxist.hot.snapshots import BadSnapshot, Snapshot, good_snapshots, snapshot_directory
 from proxist.hot.writer import HotSet
 from proxist.model.ids import Epoch, Offset, ShardId
 from proxist.model.table import Table
 from proxist.wal import LogBegin, RecoveredLog, list_logs, segments, shard_directory
+from proxist.wal.chain import log_directory
 from proxist_ingest.bounds import Bounds
 from proxist_ingest.carried import PRODUCERS_FILE, SEQS_FILE, Carried
 from proxist_ingest.producers import Producers
@@ -33,78 +34,71 @@ class Base:
     floor: Offset
     epoch: Epoch
     records: int
+    persisted: Offset
+    """What ClickHouse has for certain."""
     snapshot: Snapshot | None = None
     shortened: bool = False
     """An operator accepted that there is no snapshot, and that the first log begins in its middle."""
-    bare: bool = False
-    """Memory begins at `floor` with nothing: what lies below it is in ClickHouse, and partly nowhere else."""
+    hole: tuple[Path, Offset] | None = None
+    """A log that lost rows, and where the shard went on above them, as an operator accepted: memory begins there, with
+    nothing."""
 
-    def above(self, offset: Offset) -> Base:
-        """The same, with memory from `offset` on: an accepted loss left a hole below it."""
-        return replace(self, floor=offset, bare=True)
+    @property
+    def begin(self) -> Offset:
+        """Where memory begins."""
+        return self.floor if self.hole is None else self.hole[1]
 
     def has_to_learn(self, epoch: Epoch, record_number: int) -> bool:
         """Whether what a record says beside its rows is not in the base."""
         return epoch > self.epoch or (epoch == self.epoch and record_number >= self.records)
 
     def needs(self, entry: LogRecord, persisted: Offset) -> LogBegin | None:
-        """What is needed of a log of the chain; None: nothing. Rows from `persisted` on are, by followers."""
-        if entry.epoch >= self.epoch:
-            records = self.records if entry.epoch == self.epoch else 0
-            return LogBegin(self.floor, None if entry.epoch == self.epoch and self.shortened else records)
-        has_rows = entry.end is None or entry.end > min(self.floor, persisted)
-        return LogBegin(self.floor, None) if has_rows else None
-
-    @property
-    def persisted(self) -> Offset:
-        """What ClickHouse has for certain."""
-        if self.snapshot is not None:
-            return self.snapshot.manifest.persisted
-        return Offset(0) if self.shortened else self.floor
+        """What is needed of a log of the chain; None: nothing. Rows from `persisted` on are, by followers and warm reads."""
+        # Without a snapshot no row below the floor is here: `check` has the last word on those that are not persisted.
+        known = max(self.persisted, persisted) if self.snapshot is not None else self.floor
+        begin = needed(self.floor, known, (self.epoch, self.records), entry.epoch, entry.end)
+        return LogBegin(self.floor, None) if self.shortened and entry.epoch == self.epoch else begin
 
     def check(self, logs: Sequence[RecoveredLog], end: Offset, persisted: Offset) -> None:
         """Raises LogCorrupt where the logs that were read end before the snapshot, which was taken of records on disk, or
-        begin above what ClickHouse has; BadSnapshot where an operator has accepted that loss."""
-        if self.snapshot is None:
-            if persisted < self.floor:
-                raise LogCorrupt(
-                    f"Rows [{persisted}, {self.floor}) of shard {self.shard} are neither in its logs nor, as far as is "
-                    "known, in ClickHouse. Bring back the files of the log; nothing was changed.",
-                    cause="missing rows",
-                    shard=self.shard,
-                    lost_first=int(persisted),
-                    lost_end=int(self.floor),
-                )
+        rows that ClickHouse lacks lie below memory and would be given up, which no operator accepted; BadSnapshot where
+        the end before the snapshot was accepted."""
+        if self.snapshot is not None:
+            self._check_snapshot(self.snapshot, logs, end)
+        if self.hole is not None and (error := gives_up(self.hole[0], persisted, self.begin)) is not None:
+            raise error
+        if self.hole is None and self.snapshot is None and persisted < self.floor:
+            raise LogCorrupt(
+                f"Rows [{persisted}, {self.floor}) of shard {self.shard} are neither in its logs nor, as far as is "
+                "known, in ClickHouse. Bring back the files of the log; nothing was changed.",
+                cause="missing rows",
+                shard=self.shard,
+                lost_first=int(persisted),
+                lost_end=int(self.floor),
+            )
+
+    def _check_snapshot(self, snapshot: Snapshot, logs: Sequence[RecoveredLog], end: Offset) -> None:
+        of = next((one for one in logs if one.epoch == self.epoch), None)
+        records = 0 if of is None else of.mark.records
+        if records >= self.records and end >= promised_of(snapshot.manifest):
             return
-        position, path = self.snapshot.manifest.position, self.snapshot.path
-        records = next((one.mark.records for one in logs if one.epoch == self.epoch), 0)
-        if records >= self.records and end >= max(self.floor, position.end):
-            return
-        if any(one.lost for one in logs):
-            raise BadSnapshot(path, "it knows of rows whose loss was accepted")
-        raise LogCorrupt(
-            f"Snapshot {path} is of {self.records} records of log {self.epoch} and rows up to {position.end}, which were on "
-            f"disk; the log has {records} records, and the shard ends at {end}. Bring back the files of the log; or, to go "
-            "on without those rows, remove the snapshot. Nothing was changed.",
-            cause="the log ends before a snapshot of it",
-            shard=self.shard,
-            path=str(path),
-            lost_first=int(end),
-            lost_end=int(max(self.floor, position.end)),
-        )
+        if any(one.lost for one in logs) or (of is not None and is_overtaken(of.log_dir, snapshot.manifest)):
+            raise BadSnapshot(snapshot.path, "it knows of rows whose loss was accepted")
+        log_dir = log_directory(shard_directory(snapshot.path.parents[2], self.shard), self.epoch)
+        raise ends_before(log_dir, snapshot.manifest, records, end)
 
     def hot_set(self, table: Table, epoch: Epoch, hot_bytes: int) -> HotSet:
         """A hot set of `epoch` that has nothing but what the base knows. Raises BadSnapshot, Overloaded."""
-        restored = None if self.snapshot is None or self.bare else self.snapshot.hot()
+        restored = None if self.snapshot is None or self.hole is not None else self.snapshot.hot()
         return HotSet.create(
-            table.spec, self.shard, epoch, self.floor, tenant=table.tenant, hot_bytes=hot_bytes, restored=restored
+            table.spec, self.shard, epoch, self.begin, tenant=table.tenant, hot_bytes=hot_bytes, restored=restored
         )
 
     def carried(self, table: Table) -> Carried:
         """Producers, seqs and cuts as the base knows them. Raises BadSnapshot."""
         producers, dedup = Producers(table.name), SeqDedup(table.spec) if table.spec.dedup == "seq" else None
         if self.snapshot is None:
-            return Carried(producers, dedup, Bounds(self.floor), self.persisted)
+            return Carried(producers, dedup, Bounds(self.begin), self.persisted)
         for runs in self.snapshot.batches(PRODUCERS_FILE):
             producers.load(runs)
         if dedup is not None:
@@ -112,7 +106,9 @@ class Base:
                 raise BadSnapshot(self.snapshot.path, f"it has no {SEQS_FILE}, but the table drops repeated seqs")
             for seqs in self.snapshot.batches(SEQS_FILE):
                 dedup.load(seqs)
-        return Carried(producers, dedup, Bounds.of(self.snapshot.manifest.cuts), self.persisted)
+        cuts = self.snapshot.manifest.cuts
+        bounds = Bounds.of(cuts if self.hole is None else cuts.above(self.begin))
+        return Carried(producers, dedup, bounds, self.persisted)
 
 
 def bases(data_dir: Path, table: Table, record: ShardRecord, persisted: Offset) -> Iterator[Base]:
@@ -146,14 +142,15 @@ def _of_snapshot(found: Snapshot | BadSnapshot, record: ShardRecord) -> Base:
     position = found.manifest.position
     if position.epoch not in [entry.epoch for entry in usable_logs(record)[1]]:
         raise BadSnapshot(found.path, f"it is of epoch {position.epoch}, whose log is not of this chain (any more)")
-    return Base(record.shard, found.manifest.floor, position.epoch, position.records, found)
+    told = found.manifest
+    return Base(record.shard, told.floor, position.epoch, position.records, told.persisted, found)
 
 
 def _of_logs(data_dir: Path, record: ShardRecord, persisted: Offset) -> Base:
     """The base for which everything comes from the logs."""
     begin, logs = usable_logs(record)
     first_epoch = logs[0].epoch if logs else Epoch(0)
-    whole = Base(record.shard, begin, first_epoch, 0)
+    whole = Base(record.shard, begin, first_epoch, 0, begin)
     epoch, segment, first = _first_here(shard_directory(data_dir, record.shard), [entry.epoch for entry in logs])
     if first is None or (first <= begin and not segment):
         return whole  # or a log is missing: whoever opens it says so
@@ -161,7 +158,7 @@ def _of_logs(data_dir: Path, record: ShardRecord, persisted: Offset) -> Base:
     accepted = accepted_without(directory, first)
     if accepted.exists():
         log.warning("going on without older carried state, as an operator decided", shard=record.shard, first=first)
-        return Base(record.shard, first, epoch, 0, shortened=True)
+        return Base(record.shard, first, epoch, 0, Offset(0), shortened=True)
     if not segment and persisted < first and not directory.is_dir():
         return whole
     raise LogCorrupt(

@@ -69,8 +69,8 @@ def recover_shard(
     """The newest good snapshot of the shard, and what its logs say since, as a hot set for `epoch`.
 
     `persisted` is etcd's mark, a lower bound. Each log is read once. Changes nothing on disk but that it removes logs that
-    were never opened. Raises LogCorrupt where promised rows are missing, a log included, and where no good snapshot is
-    left for logs that were shortened.
+    were never opened. Raises LogCorrupt where promised rows are missing, a log included, where a hole in the logs would give
+    up sound rows that ClickHouse lacks, and where no good snapshot is left for logs that were shortened.
     """
     _remove_unopened(shard_directory(data_dir, record.shard), record)
     for base in bases(data_dir, table, record, persisted):
@@ -79,8 +79,9 @@ def recover_shard(
             try:
                 return _recover_from(base, data_dir, table, record, epoch, persisted, hot_bytes, progress)
             except _Hole as hole:
-                base = base.above(hole.end)
+                base = replace(base, hole=(hole.log_dir, hole.end))
             except BadSnapshot as bad:
+                persisted = max(persisted, base.persisted)  # what it says of ClickHouse stands
                 log.warning("a snapshot is passed over", shard=record.shard, snapshot=str(bad.path), cause=bad.cause)
                 break
             except Overloaded:
@@ -118,6 +119,8 @@ def _recover_from(
         meter.done()
         end = logs[-1].seal_at if logs else usable_logs(record)[0]
         base.check(logs, end, replay.persisted)
+        if base.hole is not None:
+            replay.persisted = max(replay.persisted, base.begin)
         hot.set_persisted(Offset(min(replay.persisted, hot.marks().end)))
         _settle(carried.bounds, replay.persisted, wanted)
     except BaseException:
@@ -160,17 +163,17 @@ def _replay_log(
 
 
 class _Hole(Exception):
-    """Rows below `end` are in no log any more, as an operator accepted; they are in ClickHouse."""
+    """The log in `log_dir` lost rows, as an operator accepted, and a later one goes on above them, at `end`."""
 
-    def __init__(self, end: Offset) -> None:
-        self.end = end
+    def __init__(self, log_dir: Path, end: Offset) -> None:
+        self.log_dir, self.end = log_dir, end
 
 
 def _check_hole(found: RecoveredLog, entry: LogRecord, hot: HotSet) -> None:
     """Raises _Hole where an accepted loss ends below the place where the shard went on, or will."""
     goes_on = found.seal_at if entry.end is None else entry.end
     if found.lost and hot.appended_end < goes_on:
-        raise _Hole(goes_on)
+        raise _Hole(found.log_dir, goes_on)
 
 
 def _settle(bounds: Bounds, persisted: Offset, wanted: list[tuple[LogRecord, Path, LogBegin]]) -> None:

@@ -27,7 +27,7 @@ Progress = Callable[[str], None]
 
 
 class Replay:
-    """Rows at or above the base's floor go into `hot`, and from the base's place in the logs on every record counts for
+    """Rows from the base's begin on go into `hot`, and from the base's place in the logs on every record counts for
     `carried`. Holds REPLAY_ROWS rows, beside what the reader of the log holds."""
 
     def __init__(
@@ -57,7 +57,7 @@ class Replay:
             self.persisted = max(self.persisted, record.bound)
         elif record.kind is RecordKind.ROWS and record.rows:
             self._learn_seqs(record, schema)
-            if record.end > self._base.floor:
+            if record.end > self._base.begin:
                 self._add(record, schema)
         self._meter.read(len(record.body), record.rows)
 
@@ -85,8 +85,8 @@ class Replay:
 
     def _add(self, record: Record, schema: pa.Schema) -> None:
         rows, first = record.batch(schema), record.first
-        if first < self._base.floor:
-            rows, first = rows.slice(self._base.floor - first), self._base.floor
+        if first < self._base.begin:
+            rows, first = rows.slice(self._base.begin - first), self._base.begin
         expected = Offset(self._hot.appended_end + self._waiting_rows)
         if first != expected:
             raise LogCorrupt(
