@@ -25,6 +25,7 @@ from proxist.wal import (
     segments,
     shard_directory,
 )
+from proxist.wal.chain import accepted_path
 from proxist_ingest.snapshotting import truncate
 
 SEGMENT, ROWS = 2**14, 500
@@ -136,3 +137,16 @@ def test_what_any_of_the_kept_snapshots_needs_stays(tmp_path: Path, volume: Volu
         kept[at] = lowest
         truncate(log.log_dir.parent, kept, volume)
         assert list_segments(log.log_dir)[0][0] == 2
+
+
+def test_what_a_crash_left_of_a_whole_log_goes_with_the_next_truncation(tmp_path: Path, volume: Volume) -> None:
+    with create(tmp_path, volume, 2) as log:
+        fill_to(log, 6)
+    create(tmp_path, volume, 2, epoch=2, start=log.end).close()
+    shard_dir = log.log_dir.parent
+    accepted_path(log.log_dir).touch()
+    with failpoints.armed("wal.remove.after=error:EIO"), pytest.raises(OSError, match="Input/output"):
+        truncate(shard_dir, [snapshot_of(log.end, 2, 0)], volume)
+    assert sorted(path.name for path in shard_dir.iterdir()) == ["1.accepted", "1.gone", "2"]
+    assert truncate(shard_dir, [snapshot_of(0, 2, 0)], volume) == 0, "nothing else is to be given up"
+    assert [path.name for path in shard_dir.iterdir()] == ["2"]

@@ -26,7 +26,7 @@ from proxist.wal.record import (
     rows_record,
 )
 from proxist.wal.recover import RecoveredLog, TornTail, recover_log
-from proxist.wal.removal import remove_log, remove_segments
+from proxist.wal.removal import remove_gone, remove_log, remove_segments
 from proxist.wal.segments import Segment, segments
 from proxist.wal.volume import BALLAST_BYTES, SEGMENT_BYTES, Volume
 from proxist.wal.writer import LogWriter
@@ -60,6 +60,7 @@ __all__ = [
     "log_directory",
     "persisted_record",
     "recover_log",
+    "remove_gone",
     "remove_log",
     "remove_segments",
     "require_fsync",

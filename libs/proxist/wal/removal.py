@@ -31,7 +31,7 @@ def remove_segments(log_dir: Path | str, below_segment: int, volume: Volume) -> 
 
 def remove_log(shard_dir: Path | str, epoch: Epoch, volume: Volume) -> None:
     """Give up a whole log that is sealed, with the decision beside it. It exists wholly or not at all after a crash; what
-    a crash left of its files goes with the next call. Raises OSError where the disk fails."""
+    a crash left of its files goes with `remove_gone`. Raises OSError where the disk fails."""
     log_dir = log_directory(shard_dir, epoch)
     gone = log_dir.with_name(log_dir.name + GONE_SUFFIX)
     if log_dir.exists():
@@ -39,13 +39,18 @@ def remove_log(shard_dir: Path | str, epoch: Epoch, volume: Volume) -> None:
         volume.files.rename(log_dir, gone)
         volume.files.sync_directory(gone.parent)
         reach("wal.remove.after")
+    remove_gone(shard_dir, volume)
+
+
+def remove_gone(shard_dir: Path | str, volume: Volume) -> None:
+    """Remove the files of logs that were given up, with the decisions beside them. Raises OSError where the disk fails."""
     for left in sorted(Path(shard_dir).glob(f"*{GONE_SUFFIX}")):
         for _, path in list_segments(left):
             volume.retire(path)
-        volume.files.remove(left)
-    decision = accepted_path(log_dir)
-    if decision.exists():
-        volume.files.remove(decision)
+        decision = accepted_path(left.with_suffix(""))
+        if decision.exists():
+            volume.files.remove(decision)
+        volume.files.remove(left)  # last: it is what says that there is something to remove
 
 
 def _retire(path: Path, volume: Volume) -> None:

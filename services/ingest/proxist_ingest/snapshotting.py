@@ -36,6 +36,7 @@ from proxist.wal import (
     Segment,
     Volume,
     list_logs,
+    remove_gone,
     remove_log,
     remove_segments,
     segments,
@@ -239,7 +240,9 @@ def disposable(kept: Sequence[Manifest]) -> Offset:
 
 def truncate(shard_dir: Path, kept: Sequence[Manifest], volume: Volume) -> int:
     """Give up the segments of a shard's logs whose rows are all persisted and below the floor of every snapshot in
-    `kept`, and whose records are all in the state of each; whole logs too. Returns how many. Raises OSError."""
+    `kept`, and whose records are all in the state of each; whole logs too, and what a crash left of such. Returns how
+    many. Raises OSError."""
+    remove_gone(shard_dir, volume)
     limit, position = disposable(kept), min(one.position for one in kept)
     chain = list_logs(shard_dir)
     count = 0
