@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import threading
 from pathlib import Path
 
 import pytest
@@ -14,6 +15,7 @@ from proxist.testing.faulty_files import FaultyFiles
 from proxist.wal import LogWriter, Volume, list_segments, persisted_record, recover_log, remove_segments, write_durably
 
 SEGMENT, BALLAST = 8192, 64 * 1024
+DEADLINE_S = 10.0
 
 
 @pytest.fixture
@@ -140,6 +142,37 @@ def test_rows_use_spares_on_a_full_disk(tmp_path: Path, files: FaultyFiles, volu
     with pytest.raises(Overloaded):
         flood(log)
     assert (tmp_path / "BALLAST").exists(), "rows never take the ballast"
+    log.close()
+
+
+def test_a_log_that_begins_a_segment_does_not_wait_for_the_flush_of_another_that_is_given_up(
+    tmp_path: Path, files: FaultyFiles, volume: Volume
+) -> None:
+    log = create(tmp_path, volume)
+    while log.mark.segment < 4:
+        append_rows(log, 20)
+    log.sync()
+    begun: list[bool] = []
+
+    def begin() -> None:
+        fd, spare = volume.open_segment(tmp_path / f"begun-{len(begun)}", SEGMENT)
+        files.close(fd)
+        begun.append(spare)
+
+    def while_flushing(operation: str, path: Path | None) -> None:
+        if operation == "sync_directory":
+            thread = threading.Thread(target=begin, daemon=True)
+            thread.start()
+            thread.join(DEADLINE_S)
+            assert not thread.is_alive(), f"it waits for the flush of {path}"
+
+    files.before = while_flushing
+    assert remove_segments(log.log_dir, 1, volume) == 1
+    files.before = None
+    assert begun
+    assert not any(begun), "what may come back under its old name is not used again"
+    begin()
+    assert begun[-1], "once it cannot, it is"
     log.close()
 
 

@@ -56,7 +56,9 @@ class Volume:
         self._ballast_bytes = ballast_bytes
         self._segment_bytes = segment_bytes
         self._spares_max = spares_max
-        self._lock = threading.Lock()  # guards the spares, the ballast and _pressed
+        self._lock = threading.Lock()  # guards the spares, the ballast, and what follows
+        self._unflushed: set[Path] = set()
+        """Spares whose old entry may still be on disk: for nobody yet."""
         self._pressed = False
 
     # ---- segments --------------------------------------------------------------------------------------------------
@@ -68,7 +70,7 @@ class Volume:
             for spare in self._spares():
                 found = spare.stat()
                 # Two names: a file system that lost power in the middle of a rename left it in a log too.
-                if found.st_size == size_bytes and found.st_nlink == 1:
+                if spare not in self._unflushed and found.st_size == size_bytes and found.st_nlink == 1:
                     self.files.rename(spare, path)
                     try:
                         return self.files.open(path), True
@@ -80,16 +82,23 @@ class Volume:
     def retire(self, path: Path) -> None:
         """Take a segment out of its log: it becomes a spare, or is deleted where there are enough. On return its entry
         is gone on disk. Raises OSError."""
+        directory, spare = self._spare_directory(), None
+        if directory is not None and path.stat().st_size == self._segment_bytes:
+            make_directories(directory, self.files)
+            spare = directory / "-".join((*path.parts[-3:-1], path.name))
         with self._lock:
-            directory = self._spare_directory()
-            usable = path.stat().st_size == self._segment_bytes
-            if directory is None or not usable or len(self._spares()) >= self._spares_max:
+            if spare is None or len(self._spares()) >= self._spares_max:
                 self.files.remove(path)
+                spare = None
             else:
-                make_directories(directory, self.files)
-                self.files.rename(path, directory / "-".join((*path.parts[-3:-1], path.name)))
-            # Before anybody may take the spare: a file that is written again must not come back under its old name.
-            self.files.sync_directory(path.parent)
+                self.files.rename(path, spare)
+                self._unflushed.add(spare)
+        # Before anybody may take the spare: a file that is written again must not come back under its old name. And
+        # without the lock: every log that begins a segment meanwhile would wait for the disk.
+        self.files.sync_directory(path.parent)
+        if spare is not None:
+            with self._lock:
+                self._unflushed.discard(spare)
 
     # ---- a full disk -----------------------------------------------------------------------------------------------
 
