@@ -3,7 +3,9 @@ history had it is found in the files, by every operator."""
 
 from __future__ import annotations
 
+import os
 import tempfile
+from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -30,7 +32,7 @@ from proxist.model.table import Table
 from proxist.seam import Chain, Executor, Log
 from proxist.seam.sources import ColdOp
 from proxist.seam.warm import WarmAnswer, WarmPart
-from proxist.wal import LogReader, OsFiles, list_segments
+from proxist.wal import LogMark, LogReader, OsFiles, Record, list_segments
 from proxist_ingest.warm import read_warm
 
 KEYS = ("A", "B", "C", "é")
@@ -274,22 +276,23 @@ def test_a_read_that_persisted_passes_says_so_and_is_never_short(tmp_path: Path)
 
 
 def test_a_read_that_truncation_overtakes_is_to_be_repeated(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The mark passes the read's first row, and the segment goes, after the read looked at the mark."""
+    """The mark passes the read's first row, and the segment goes and is used again, while it is read."""
     owner = small_owner(tmp_path)
     with owner:
         fill(owner, ROWS)
         floor = owner.shard.marks().floor
-        opened = LogReader.__init__
+        read = LogReader.read
 
-        def overtaken(reader: LogReader, log_dir: Path, *more: Any, **named: Any) -> None:
+        def overtaken(reader: LogReader, until: LogMark) -> Iterator[Record]:
+            records = read(reader, until)
+            yield next(records)
             owner.shard.hot.set_persisted(floor)
-            listing = list_segments(log_dir)
-            for _, path in listing:
-                path.rename(path.with_suffix(".away"))
-            monkeypatch.setattr("proxist.wal._walk.list_segments", lambda _: listing)
-            opened(reader, log_dir, *more, **named)
+            for _, path in list_segments(reader.log_dir):
+                gone = path.rename(path.with_suffix(".away"))
+                os.truncate(gone, 0)
+            yield from records
 
-        monkeypatch.setattr(LogReader, "__init__", overtaken)
+        monkeypatch.setattr(LogReader, "read", overtaken)
         with pytest.raises(Unavailable) as moved:
             read_warm(owner.shard, HotScan(), None, Offset(0), floor)
         assert moved.value.details["reason"] == "persisted"
