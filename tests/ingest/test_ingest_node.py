@@ -24,6 +24,7 @@ from proxist.errors import (
     DirectoryLocked,
     InvalidArgument,
     InvalidBatch,
+    LogCorrupt,
     NotFound,
     NotOwner,
     Overloaded,
@@ -553,7 +554,7 @@ def test_sigterm_ends_a_node_in_order(tmp_path: Path, etcd: LocalEtcd, table: Ta
 
 
 @pytest.mark.usefixtures("table")
-def test_a_damaged_log_ends_the_start_with_its_exit_code(tmp_path: Path, etcd: LocalEtcd) -> None:
+def test_a_damaged_log_refuses_its_shard_and_the_process_goes_on(tmp_path: Path, etcd: LocalEtcd) -> None:
     with Node(tmp_path, etcd.address) as node:
         for n in range(5):
             put(node.peer, rows(100, first=100 * n))
@@ -562,10 +563,12 @@ def test_a_damaged_log_ends_the_start_with_its_exit_code(tmp_path: Path, etcd: L
         file.seek(8000)
         file.write(b"\xff" * 64)
     with Process(tmp_path, etcd.address) as process:
-        assert process.wait() == 74
-        message = [line for line in process.errors if line.startswith("error ingest-0:")]
-    assert "from offset 100 up to 200" in message[0]
-    assert "Traceback" not in message[0]
+        ready = process.ready()
+        with FlightPeer(ready["flight"]) as peer, pytest.raises(LogCorrupt, match="from offset 100 up to 200"):
+            put(peer, rows(5))
+        process.process.terminate()
+        assert process.wait() == 0
+    assert not [line for line in process.errors if "Traceback" in line]
 
 
 def test_etcd_down_at_start_is_waited_for(tmp_path: Path) -> None:
