@@ -199,3 +199,23 @@ def test_a_log_that_was_shortened_needs_a_snapshot_or_a_decision(
     assert recover_log(log.log_dir, begin=LogBegin(Offset(first), None)).start == first
     code, out = run(capsys, "verify", str(tmp_path), "--json")
     assert (code, [one["state"] for one in json.loads(out)]) == (0, ["sound"])
+
+
+def test_a_hole_below_a_later_log_is_shown_with_the_sound_rows_that_it_takes_along(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    log_dir = write_log(tmp_path, 1, 0, 6, persisted=10)
+    write_log(tmp_path, 2, 60, 2)
+    damage(log_dir, 40)
+    code, out = run(capsys, "verify", str(tmp_path))
+    assert code == 1
+    assert "Rows [40, 50) cannot be read." in out
+    assert "The log would end at 40, and the shard go on at 60." in out
+    assert (
+        "Rows [10, 60) were acknowledged and would be given up, also those of them that can still be read before" in out
+    )
+    assert run(capsys, "repair", str(tmp_path), "--shard", "4", "--accept-loss", "--yes")[0] == 0
+    decision = read_decision(log_dir)
+    assert decision is not None
+    assert decision.lost == ((40, 50), (10, 60))
+    assert "nothing to do" in run(capsys, "repair", str(tmp_path), "--shard", "4")[1]

@@ -174,7 +174,7 @@ def test_a_sound_warm_shard_starts_where_it_stood(tmp_path: Path) -> None:
 
 
 def above_the_damage(path: Path) -> Owner:
-    """An older snapshot at 2000, one at 10000 with floor and persisted at 8000."""
+    """ClickHouse has the rows below 2000; a snapshot of that, and one of 10000 rows."""
     owner = owner_in(path)
     owner.open()
     write(owner, 0, 8)

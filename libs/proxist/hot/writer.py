@@ -127,10 +127,10 @@ class HotSet:
         for rows in carried.boundary:
             self._restore_rows(rows)
         mem[w.H_EVICTED_TIME_MAX] = latest
-        warm, known = carried.persisted < carried.floor, carried.t_persisted
-        self._unpersisted.restore(carried.floor, latest, known if warm else None)
-        earliest = w.INT64_MIN if known is None else known + 1
-        self.spans.restore(carried.persisted, earliest, latest, carried.persisted_time_max)
+        known = carried.t_persisted
+        self._unpersisted.restore(carried.floor, latest, known if carried.persisted < carried.floor else None)
+        earliest, below = w.INT64_MIN if known is None else known + 1, carried.persisted_time_max
+        self.spans.restore(carried.persisted, earliest, latest, below)
         mem[w.H_T_PERSISTED] = self._unpersisted.time_persisted()
 
     def _restore_rows(self, rows: pa.RecordBatch) -> None:
