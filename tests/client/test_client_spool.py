@@ -196,6 +196,57 @@ def test_a_full_disk_takes_nothing_and_a_broken_one_ends_the_taking(
     again.close()
 
 
+def test_an_ack_that_cannot_be_noted_is_logged_and_its_batches_are_given_out_again(
+    path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    spool = create(path)
+    take(spool, 1, 2, 3, 4)
+    spool.ack(1)
+    real = os.pwrite
+
+    def failing(fd: int, raw: bytes, position: int) -> int:
+        if fd == spool._acked_fd:
+            raise OSError(errno.EIO, os.strerror(errno.EIO))
+        return real(fd, raw, position)
+
+    monkeypatch.setattr(os, "pwrite", failing)
+    spool.ack(2)
+    spool.ack(3)
+    (told,) = caplog.messages
+    assert str(path) in told
+    assert "Input/output error" in told
+    assert (spool.acked, content(spool)) == (3, [4])
+    take(spool, 5)
+    spool.close()
+    again = reopen(path)
+    assert content(again) == [2, 3, 4, 5]
+    again.close()
+
+
+def test_a_segment_that_cannot_be_removed_leaves_no_hole_behind_it(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    spool = create(path, room=8_000)
+    taken = 0
+    while len(spool._segments) < 4:
+        taken += 1
+        take(spool, taken)
+    first, real = spool._segments[0].path, Path.unlink
+
+    def failing(self: Path, missing_ok: bool = False) -> None:
+        if self == first:
+            raise OSError(errno.EIO, os.strerror(errno.EIO))
+        real(self, missing_ok)
+
+    monkeypatch.setattr(Path, "unlink", failing)
+    spool.ack(taken - 1)
+    spool.close()
+    again = reopen(path, 8_000)
+    assert content(again) == [taken]
+    monkeypatch.undo()
+    again.ack(taken)
+    assert not first.exists()
+    again.close()
+
+
 def test_one_directory_has_one_writer_one_producer_and_one_format(filled: Path) -> None:
     spool = reopen(filled)
     with pytest.raises(DirectoryLocked):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import random
 import subprocess
@@ -9,11 +10,13 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
 import pytest
 import spool_feeder
 from client_fakes import SPEC, FakeCluster, rows
 
 import proxist
+from proxist.client.spool_segment import Segment
 from proxist.errors import (
     DeadlineExceeded,
     InvalidArgument,
@@ -132,6 +135,54 @@ def test_rows_that_the_cluster_refuses_end_the_writer_and_stay(one_owner: FakeCl
     with connect(one_owner) as connection, writer(connection, tmp_path) as feed:
         feed.flush(WAIT_S)
     assert one_owner.stored() == list(range(20))
+
+
+@pytest.mark.parametrize("cause", [OSError(errno.EIO, "Input/output error"), pa.ArrowInvalid("Not a batch")])
+def test_whatever_ends_the_forwarding_is_told_to_every_call(
+    one_owner: FakeCluster, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, cause: Exception
+) -> None:
+    def failing(*_: object) -> None:
+        raise cause
+
+    with connect(one_owner) as connection:
+        with writer(connection, tmp_path) as feed:
+            feed.send(rows(10)).wait(WAIT_S)
+            monkeypatch.setattr(Segment, "read", failing)
+            sent = feed.send(rows(10, 10))
+            for call in (lambda: sent.wait(WAIT_S), lambda: feed.flush(WAIT_S), lambda: feed.send(rows(10, 20))):
+                with pytest.raises(Unavailable, match="cannot be forwarded any more") as told:
+                    call()
+                assert str(tmp_path) in told.value.message
+                assert str(cause) in told.value.message
+            assert feed.unacked == 1
+        monkeypatch.undo()
+        with writer(connection, tmp_path) as feed:
+            feed.flush(WAIT_S)
+    assert one_owner.stored() == list(range(20))
+
+
+def test_acks_that_cannot_be_noted_do_not_stop_the_forwarding(
+    one_owner: FakeCluster, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real = os.pwrite
+    with connect(one_owner) as connection:
+        with writer(connection, tmp_path) as feed:
+
+            def failing(fd: int, raw: bytes, position: int) -> int:
+                if fd == feed._spool._acked_fd:
+                    raise OSError(errno.EIO, "Input/output error")
+                return real(fd, raw, position)
+
+            monkeypatch.setattr(os, "pwrite", failing)
+            for first in range(0, 50, 10):
+                feed.send(rows(10, first))
+            feed.flush(WAIT_S)
+            assert (feed.unacked, feed.failed) == (0, None)
+        monkeypatch.undo()
+        with writer(connection, tmp_path) as feed:
+            assert (feed.unacked, feed.next_seq) == (5, 6)
+            assert feed.flush(WAIT_S).duplicates == 5
+    assert one_owner.stored() == list(range(50))
 
 
 def test_a_table_that_was_made_again_gets_no_rows_of_the_one_before(one_owner: FakeCluster, tmp_path: Path) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import fcntl
 import json
+import logging
 import os
 import struct
 import threading
@@ -22,6 +23,7 @@ FORMAT_VERSION = 1
 SEGMENT_BYTES_MAX = 64 << 20
 SEGMENTS_MIN = 8
 """A ring has at least so many segments, so that acked ones make room soon."""
+log = logging.getLogger("proxist.client.spool")
 _ACKED = struct.Struct("<QQ")
 
 
@@ -49,6 +51,8 @@ class Spool:
         self.acked = _read_acked(self._acked_fd)
         """Every batch up to this number is acked."""
         self._acked_writes = 0
+        self._unnoted = False
+        """Whether the disk refused to note an ack."""
 
     @property
     def next_number(self) -> int:
@@ -147,7 +151,10 @@ class Spool:
         return pa.ipc.read_record_batch(record.body, self._schema)
 
     def ack(self, number: int) -> None:
-        """Every batch up to `number` is acked: they are not given out at the next start, and their room is free."""
+        """Every batch up to `number` is acked: they are not given out at the next start, and their room is free.
+
+        Where the disk fails that is logged, and they may be given out again: their owners know them by number.
+        """
         with self._moved:
             if number <= self.acked or self._closed:
                 return
@@ -155,12 +162,31 @@ class Spool:
             # The two copies in turn: a write that a crash tears leaves the other. Losing both only sends batches again.
             at = _ACKED.size * (self._acked_writes % 2)
             self._acked_writes += 1
-            os.pwrite(self._acked_fd, _acked_bytes(number), at)
+            self._note_on_disk(lambda: os.pwrite(self._acked_fd, _acked_bytes(number), at))
             self._drop_acked()
 
     def _drop_acked(self) -> None:
+        # Oldest first, and none before an older one is gone: what is left has no hole.
         while len(self._segments) > 1 and self._segments[1].first <= self.acked + 1:
-            self._segments.pop(0).remove()
+            if not self._note_on_disk(self._segments[0].remove):
+                return  # with the next ack again
+            self._segments.pop(0)
+
+    def _note_on_disk(self, note: Callable[[], object]) -> bool:
+        """Do what only spares sending batches again; False where the disk fails, which is logged once."""
+        try:
+            note()
+        except OSError as error:
+            if not self._unnoted:
+                log.warning(
+                    "acks of spool %s are not all noted (%s); some acked batches are sent again at its next opening, and "
+                    "are stored once. Look at its disk.",
+                    self.path,
+                    error,
+                )
+            self._unnoted = True
+            return False
+        return True
 
     def close(self) -> None:
         """Let the directory go; what is not acked stays there. Repeating it does nothing."""
@@ -187,7 +213,8 @@ class Spool:
         if self._segments and self.acked >= self.next_number:
             # A loss of power took the newest batches but not the mark: their numbers are used up.
             while self._segments:
-                self._segments.pop().remove()
+                self._segments[-1].remove()
+                self._segments.pop()
         if self._segments:
             self.acked = max(self.acked, self._segments[0].first - 1)
 

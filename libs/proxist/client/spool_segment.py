@@ -108,8 +108,9 @@ class Segment:
             return record
 
     def remove(self) -> None:
-        self.close()
+        """Raises OSError; the segment is as it was then."""
         self.path.unlink(missing_ok=True)
+        self.close()
 
     def close(self) -> None:
         os.close(self._fd)

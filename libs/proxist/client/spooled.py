@@ -163,6 +163,15 @@ class SpooledWriter:
                     number, rows = number + 1, None
         except ProxistError as error:
             self._fail(error)
+        except Exception as error:  # whatever it is: without this thread nothing is ever acked
+            self._fail(
+                Unavailable(
+                    f"Batches of spool {self._spool.path} cannot be forwarded any more ({type(error).__name__}: {error}). "
+                    "What is not acked stays there. Look at its disk, then open the writer again.",
+                    path=str(self._spool.path),
+                    cause=str(error),
+                )
+            )
 
     def _forward(self, number: int, rows: pa.RecordBatch) -> bool:
         """Hand one batch to the delivery; False where the writer is ending first."""
