@@ -88,9 +88,11 @@ class Owner:
     snapshot_bytes: int | None = None
     """None: no snapshots."""
     segment_bytes: int = SEGMENT_BYTES
+    ballast_bytes: int = 0
     wal_bytes_max: int = WAL_BYTES_MAX
     record: ShardRecord = field(init=False)
     shard: Shard = field(init=False)
+    volume: Volume = field(init=False)
     page: EpochPage = field(init=False)
 
     def __post_init__(self) -> None:
@@ -103,7 +105,9 @@ class Owner:
         """Recover, take the next epoch, accept rows."""
         epoch = Epoch(self.record.epoch + 1)
         shard_id = self.record.shard
-        volume = Volume(self.data_dir, files=self.files, ballast_bytes=0, segment_bytes=self.segment_bytes)
+        self.volume = volume = Volume(
+            self.data_dir, files=self.files, ballast_bytes=self.ballast_bytes, segment_bytes=self.segment_bytes
+        )
         recovered = recover_shard(self.data_dir, self.table, self.record, epoch, Offset(persisted), lambda _: None)
         try:
             log = create_log(

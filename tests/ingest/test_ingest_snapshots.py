@@ -17,7 +17,7 @@ from ingest_shards import Owner
 from shard_state import state_of
 
 from proxist import failpoints
-from proxist.errors import InvalidArgument, LogCorrupt, ProducerConflict
+from proxist.errors import InvalidArgument, LogCorrupt, Overloaded, ProducerConflict
 from proxist.etcd.records import LogRecord
 from proxist.hot.ops import HotLastBy
 from proxist.hot.snapshots import list_snapshots, snapshot_directory
@@ -26,6 +26,7 @@ from proxist.testing.faulty_files import FaultyFiles
 from proxist.wal import list_logs, segments, shard_directory
 from proxist_ingest import snapshot_thread
 from proxist_ingest.residency import EvictTo
+from proxist_ingest.snapshotting import RETRY_NS
 
 SEGMENT = 64 * 2**10
 
@@ -216,6 +217,44 @@ def test_one_is_due_after_so_many_bytes_of_log(tmp_path: Path) -> None:
         assert not snapshots.due(1)
         fill(owner, 4000, 8)
         assert snapshots.due(1)
+
+
+def fill_the_disk(owner: Owner, files: FaultyFiles, end: int) -> int:
+    """Rows of which none is persisted, until one finds no room."""
+    files.room_bytes = 4 * SEGMENT
+    while end < 100_000:
+        try:
+            owner.write(rows(500, first=end, keys=7))
+        except Overloaded:
+            return end
+        end += 500
+    raise AssertionError("the disk took everything")
+
+
+@pytest.mark.parametrize("pressed", [False, True])
+def test_a_full_disk_frees_itself_once_rows_are_in_clickhouse(tmp_path: Path, pressed: bool) -> None:
+    owner = owner_in(tmp_path)
+    owner.files = files = FaultyFiles(tmp_path)
+    owner.ballast_bytes = 8 * SEGMENT
+    with owner:
+        snapshots = owner.shard.snapshots
+        assert snapshots is not None
+        assert owner.volume.restore_ballast()
+        end = fill_the_disk(owner, files, fill(owner, 0, 8))
+        if pressed:
+            assert owner.volume.make_room(), "a mark needed the ballast"
+        persist(owner)
+        assert not snapshots.due(time.monotonic_ns()), "no row has left memory: a snapshot would free nothing"
+        owner.shard.evict(EvictTo(rows=500))
+        for taken in range(3):
+            assert snapshots.due(time.monotonic_ns() + RETRY_NS), f"{taken} snapshots are not enough"
+            snap(owner)
+            assert not snapshots.due(time.monotonic_ns()), "not one after the other"
+        assert not snapshots.due(time.monotonic_ns() + RETRY_NS), "there is nothing more to free"
+        assert snapshots.counts.segments_given_up
+        assert owner.volume.restore_ballast()
+        assert owner.write(rows(500, first=end, keys=7)).end == end + 500
+        assert not owner.volume.full
 
 
 def test_without_any_good_snapshot_a_shortened_log_waits_for_an_operator(tmp_path: Path) -> None:

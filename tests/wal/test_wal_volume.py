@@ -90,6 +90,7 @@ def test_rows_wait_until_there_is_room_for_the_ballast_again(
     assert not volume.restore_ballast()
     log.sync()
     remove_segments(log.log_dir, log.mark.segment, volume)
+    assert not list((tmp_path / "wal").glob("spare/*")), "spares would hold the room that rows wait for"
     files.room_bytes = (files.room_bytes or 0) + BALLAST + 2 * SEGMENT
     assert volume.restore_ballast()
     assert (tmp_path / "BALLAST").stat().st_size == BALLAST

@@ -60,6 +60,7 @@ class Volume:
         self._unflushed: set[Path] = set()
         """Spares whose old entry may still be on disk: for nobody yet."""
         self._pressed = False
+        self._refused = False  # for want of room, the last new segment that was asked for
 
     # ---- segments --------------------------------------------------------------------------------------------------
 
@@ -77,13 +78,19 @@ class Volume:
                     except OSError:
                         self.files.remove(path)
                         raise
-        return self.files.create(path, size_bytes), False
+        try:
+            fd = self.files.create(path, size_bytes)
+        except OSError as error:
+            self._refused = is_full(error)
+            raise
+        self._refused = False
+        return fd, False
 
     def retire(self, path: Path) -> None:
-        """Take a segment out of its log: it becomes a spare, or is deleted where there are enough. On return its entry
-        is gone on disk. Raises OSError."""
+        """Take a segment out of its log: it becomes a spare, or is deleted where there are enough, or rows wait for room.
+        On return its entry is gone on disk. Raises OSError."""
         directory, spare = self._spare_directory(), None
-        if directory is not None and path.stat().st_size == self._segment_bytes:
+        if directory is not None and not self._pressed and path.stat().st_size == self._segment_bytes:
             make_directories(directory, self.files)
             spare = directory / "-".join((*path.parts[-3:-1], path.name))
         with self._lock:
@@ -106,6 +113,11 @@ class Volume:
     def pressed(self) -> bool:
         """Whether the ballast is given up: the disk was full, and rows are refused."""
         return self._pressed
+
+    @property
+    def full(self) -> bool:
+        """Whether rows are refused, or the next ones that need a segment may well be: there was no room for the last."""
+        return self._pressed or self._refused
 
     def check_rows(self) -> None:
         """Raises Overloaded while rows are refused."""

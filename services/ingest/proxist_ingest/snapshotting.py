@@ -49,7 +49,7 @@ from proxist_ingest.seqdedup import SEQS_SCHEMA, export_seqs
 SNAPSHOT_BYTES = 256 * 2**20
 """Log between two snapshots: about a second of replay, and four segments that can be given up at a time."""
 RETRY_NS = 10_000_000_000
-"""After a failure; the log goes on meanwhile and is not shortened."""
+"""After a failure, the log goes on meanwhile and is not shortened; and between two on a full disk."""
 
 log = structlog.get_logger("proxist.ingest.snapshots")
 
@@ -116,11 +116,20 @@ class Snapshots:
         self._lock = threading.Lock()  # held while one is taken
         self._closed = False
         self._not_before_ns = 0
+        self._pause_until_ns = 0
+        self._given_up_to = Offset(0)
         self._taken_at: LogMark | None = None
 
     def due(self, now_ns: int) -> bool:
-        """Whether so much log was written since the last one that the next should be taken. For any thread."""
-        return now_ns >= self._not_before_ns and self.log_bytes() >= self._rule.every_bytes
+        """Whether so much log was written since the last one that the next should be taken. On a full disk, where the log
+        does not grow, also whether more of it may go than the last ones gave up. For any thread."""
+        if now_ns < self._not_before_ns:
+            return False
+        if self.log_bytes() >= self._rule.every_bytes:
+            return True
+        marks = self._of.hot.marks()
+        more = min(marks.floor, marks.persisted) > self._given_up_to
+        return more and self._rule.volume.full and now_ns >= self._pause_until_ns
 
     def take(self) -> Snapshot | None:
         """Take one now, then give up what it makes dispensable. None, logged and counted, where that failed: acks and
@@ -129,6 +138,7 @@ class Snapshots:
             if self._closed:
                 return None
             begun_ns = time.monotonic_ns()
+            self._pause_until_ns = begun_ns + RETRY_NS
             try:
                 taken = self._write()
             except Exception as error:  # whatever it was, the shard goes on
@@ -228,6 +238,7 @@ class Snapshots:
         reach("truncate.before")
         count = truncate(self._shard_dir, kept, self._rule.volume)
         reach("truncate.after")
+        self._given_up_to = disposable(kept)
         self.counts.segments_given_up += count
         return count
 
