@@ -69,7 +69,9 @@ def _persisted(owner: Owner) -> Offset | None:
 def _round(
     tools: Tools, subject: Subject, first: Offset | None, end: Offset | None, found: list[Finding]
 ) -> Generator[pb.VerifyEvent, None, Checked]:
-    """The events of one verification; its findings are added to `found`. Returns its Checked."""
+    """The events of one verification; its findings are added to `found`. Returns its Checked. Raises OperatorError where
+    the table is gone from ClickHouse though rows of it were persisted; one that was just made is made there now."""
+    tools.sink.prepare(subject.table, was_persisted=subject.persisted > 0)
     for event in Verification(tools.sink.clickhouse, subject, first, end):
         if isinstance(event, Progress):
             yield pb.VerifyEvent(

@@ -20,6 +20,8 @@ _log = structlog.get_logger("proxist.persister")
 
 PERIOD_S = 1.0
 SEE_PAUSE_S = 1.0
+KNOWN_WAIT_S = 2.0
+"""How long a table is waited for that etcd's mirror has not shown yet; it lags by milliseconds."""
 
 
 class Keeper:
@@ -61,10 +63,16 @@ class Keeper:
         return [w for w in all_ if table is None or (w.table.name == table and w.table.tenant == tenant)]
 
     def worker(self, tenant: str, table: str, shard: ShardId) -> ShardWorker:
-        """The worker of a table's shard. Raises NotFound where there is no such shard of it."""
-        for worker in self.workers(tenant or DEFAULT_TENANT, table):
-            if worker.shard == shard:
-                return worker
+        """The worker of a table's shard; of a table that was just made it is waited for a moment. Raises NotFound where
+        there is no such shard of it."""
+
+        def found() -> ShardWorker | None:
+            return next((w for w in self.workers(tenant or DEFAULT_TENANT, table) if w.shard == shard), None)
+
+        if found() is None:
+            self.tools.catalog.wait_until(lambda _: found() is not None, KNOWN_WAIT_S)
+        if (worker := found()) is not None:
+            return worker
         self.tools.catalog.table(tenant or DEFAULT_TENANT, table)  # says which tables there are
         raise NotFound(
             f"Table {table!r} has no shard {shard} that is persisted here. List its shards with `pxctl shards {table}`.",
