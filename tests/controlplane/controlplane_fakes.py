@@ -88,8 +88,12 @@ class FakeIngest(ingest_pb2_grpc.IngestServiceServicer):
                 del self.shards[shard]
                 raise
         elif state == "dropping" and held is not None:
-            seal_shard(self._client, held.record, end=Offset(held.end), lease=lease.id)
-            del self.shards[shard]
+            del self.shards[shard]  # before others can see that it is sealed
+            try:
+                seal_shard(self._client, held.record, end=Offset(held.end), lease=lease.id)
+            except ProxistError:
+                self.shards[shard] = held
+                raise
 
     def _lost(self) -> None:
         with self._lock:
