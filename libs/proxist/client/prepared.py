@@ -3,6 +3,7 @@ owners are attached. Where they are not, or RAM does not suffice, the same read 
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
@@ -30,7 +31,7 @@ if TYPE_CHECKING:
 Array = npt.NDArray[Any]
 
 
-class PreparedRead:
+class PreparedRead(ABC):
     """`keys[i]` is row i of `arrays[column]`; `found[i]` whether it has a row; `valid[column][i]`, for nullable columns,
     whether it has a value there. Cells without one are zero. For one thread at a time.
 
@@ -66,12 +67,13 @@ class PreparedRead:
             return str(Token(marks)) if marks else None
         return self._token
 
+    @abstractmethod
     def _make(self, reader: HotReader, keys: tuple[str, ...]) -> Prepared:
-        raise NotImplementedError
+        """The engine's read of one shard's `keys`."""
 
+    @abstractmethod
     def _ask(self, *times: npt.NDArray[np.int64]) -> None:
         """The same from a query node."""
-        raise NotImplementedError
 
     def _read(self, *times: npt.NDArray[np.int64]) -> int:
         local = self._connection.attaching.reads()

@@ -6,6 +6,7 @@ rows there are, `valid` where a nullable column has a value, and cells without o
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -93,7 +94,7 @@ class LastRows(NamedTuple):
     """Rows that RAM alone could not decide."""
 
 
-class Prepared:
+class Prepared(ABC):
     """What both kinds have in common: codes, output, and where the answer stood."""
 
     def __init__(
@@ -135,9 +136,9 @@ class Prepared:
         status = self._run(*arguments)
         return kernels.AGAIN if status == kernels.DONE and self._encode() else status
 
+    @abstractmethod
     def _run(self, *arguments: Any) -> int:
         """The kernel call, with the codes as they are known."""
-        raise NotImplementedError
 
     def _encode(self) -> bool:
         """Look up again the keys that the shard had not seen, where it has seen more keys since; whether one is found now."""
