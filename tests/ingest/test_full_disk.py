@@ -4,57 +4,27 @@ from __future__ import annotations
 
 import errno
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 import structlog
-from ingest_nodes import WAIT_S, Node, create_table, put, wait_owned
-from ingest_rows import TRADES, rows
+from ingest_nodes import WAIT_S, Node, put, wait_owned
+from ingest_rows import rows
 from snapshotted import owner_in, write
+from two_tables import FIRST, SECOND
 
 from proxist.errors import Overloaded
 from proxist.etcd import Catalog, EtcdClient, layout
 from proxist.etcd.ops import Delete, Put
 from proxist.etcd.records import encode
 from proxist.etcd.shards import change_table
-from proxist.model.ids import ShardId
 from proxist.model.table import Table
 from proxist.testing.etcd import LocalEtcd
 from proxist.wal import OsFiles, shard_directory
 from proxist_ingest import opening
-
-FIRST, SECOND = ShardId(1), ShardId(2)
-"""Of table `trades` and of table `quotes`."""
-
-
-@pytest.fixture
-def etcd() -> Iterator[LocalEtcd]:
-    with LocalEtcd() as running:
-        yield running
-
-
-@pytest.fixture
-def client(etcd: LocalEtcd) -> Iterator[EtcdClient]:
-    with EtcdClient([etcd.address]) as connected:
-        yield connected
-
-
-@pytest.fixture
-def catalog(client: EtcdClient) -> Iterator[Catalog]:
-    started = Catalog.start(client)
-    yield started
-    started.close()
-
-
-@pytest.fixture
-def tables(client: EtcdClient) -> list[Table]:
-    return [
-        create_table(client, {**TRADES, "name": name}, ["ingest-0"], first_id=shard)
-        for name, shard in (("trades", FIRST), ("quotes", SECOND))
-    ]
 
 
 @pytest.fixture

@@ -5,14 +5,15 @@ from __future__ import annotations
 import json
 import threading
 import urllib.request
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
-from ingest_nodes import WAIT_S, Node, create_table, put, wait_owned
-from ingest_rows import TRADES, rows, table
+from ingest_nodes import WAIT_S, Node, put, wait_owned
+from ingest_rows import rows, table
 from ingest_shards import Owner
+from two_tables import FIRST as BROKEN
+from two_tables import SECOND as SOUND
 
 from proxist.cli.control import shard_row
 from proxist.cli.wal_files import reports_of_shard
@@ -28,36 +29,6 @@ from proxist.wal._walk import Walker
 from proxist.wal.verify import accept_loss
 from proxist_controlplane.wire import shard_to_wire
 from proxist_query.hot import Hot
-
-BROKEN, SOUND = ShardId(1), ShardId(2)
-"""Of table `trades` and of table `quotes`."""
-
-
-@pytest.fixture
-def etcd() -> Iterator[LocalEtcd]:
-    with LocalEtcd() as running:
-        yield running
-
-
-@pytest.fixture
-def client(etcd: LocalEtcd) -> Iterator[EtcdClient]:
-    with EtcdClient([etcd.address]) as connected:
-        yield connected
-
-
-@pytest.fixture
-def catalog(client: EtcdClient) -> Iterator[Catalog]:
-    started = Catalog.start(client)
-    yield started
-    started.close()
-
-
-@pytest.fixture
-def tables(client: EtcdClient) -> list[Table]:
-    return [
-        create_table(client, {**TRADES, "name": name}, ["ingest-0"], first_id=shard)
-        for name, shard in (("trades", BROKEN), ("quotes", SOUND))
-    ]
 
 
 def damage(data_dir: Path, shard: ShardId, offset: int) -> Path:
