@@ -16,6 +16,7 @@ from proxist.etcd import (
     Catalog,
     EtcdClient,
     LogRecord,
+    Mirror,
     OwnerRecord,
     PersisterRecord,
     ShardRecord,
@@ -234,6 +235,27 @@ def test_the_catalog_shows_what_was_written(client: EtcdClient, shard: ShardId, 
     with pytest.raises(NotFound):
         change_table(client, tenant, "trades", state="dropping")
     catalog.close()
+
+
+def test_a_table_is_unknown_only_if_etcd_says_so(
+    client: EtcdClient, shard: ShardId, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tenant, table = f"t{shard}", Table(TableId(1), f"t{shard}", parse_spec(SPEC), (shard,))
+    client.put(layout.table_key(tenant, "trades"), encode(TableRecord(table).to_json()))
+    mirror = Mirror(client, layout.PREFIX)  # not started yet: as far behind as one can be
+    catalog = Catalog(mirror)
+    with pytest.raises(NotFound, match="There is no table 'nowhere'"):
+        catalog.known_table(tenant, "nowhere")
+    monkeypatch.setattr("proxist.etcd.catalog.CATCH_UP_S_MAX", 0.0)
+    with pytest.raises(Unavailable, match="copy of etcd is behind"):
+        catalog.known_table(tenant, "trades")
+    monkeypatch.setattr("proxist.etcd.catalog.CATCH_UP_S_MAX", DEADLINE_S)
+    mirror.start()
+    try:
+        assert catalog.known_table(tenant, "trades") == TableRecord(table)
+    finally:
+        catalog.close()
+        client.delete(layout.table_key(tenant, "trades"))
 
 
 @given(st.lists(st.tuples(st.booleans(), st.integers(0, 1000)), max_size=12))

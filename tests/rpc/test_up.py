@@ -20,6 +20,7 @@ from proxist.cli import parts
 from proxist.cli import up as command
 from proxist.errors import ConfigError, PortTaken, Unavailable
 from proxist.rpc.flight_client import FlightPeer
+from proxist.rpc.ports import is_free
 from proxist.testing.cluster import LocalCluster
 
 pytestmark = pytest.mark.cluster
@@ -186,7 +187,9 @@ def test_a_data_directory_has_one_cluster(cluster: LocalCluster) -> None:
 
 
 def test_a_taken_port_is_named_before_anything_starts(tmp_path: Path, free_ports: Any) -> None:
-    base = free_ports(1)[0]
+    base = next(
+        port for port in free_ports(200) if all(is_free("127.0.0.1", port + at) for at in range(parts.PORT_SPAN))
+    )
     with socket.create_server(("127.0.0.1", base + 12)):
         process = up(tmp_path / "data", "--port-base", str(base))
         _, stderr = process.communicate(timeout=T)

@@ -193,21 +193,22 @@ class Connection(Verbs):
 
     # -- the cluster --
 
-    def topology(self, *, fresh: bool = False) -> Topology:
-        """Tables, owners and query nodes: as last read, or asked anew of any node that answers."""
+    def topology(self, *, fresh: bool = False, table: str = "") -> Topology:
+        """Tables, owners and query nodes: as last read, or asked anew of any node that answers, which is then as new as
+        etcd for `table`."""
         known = self._topology
         if known is not None and not fresh and not self._closed:
             return known  # without the lock, which is held while another thread asks
         with self._lock:
             self._check_open()
             if self._topology is None or fresh:
-                self._topology = self._ask_topology()
+                self._topology = self._ask_topology(table)
             return self._topology
 
     def table_map(self, table: str, *, fresh: bool) -> TableMap:
         """A table and its slots' owners. A name that is not known yet is asked for once before NotFound is raised."""
         known = self.topology(fresh=fresh)
-        return (known if table in known.tables else self.topology(fresh=True)).table(table)
+        return (known if table in known.tables else self.topology(fresh=True, table=table)).table(table)
 
     def producer_last(self, table: str, producer: str) -> int | None:
         """The last number that every slot of a table has of this producer; None where some slot has none."""
@@ -264,14 +265,16 @@ class Connection(Verbs):
         if self._closed:
             raise Unavailable("The connection is closed. Connect again.")
 
-    def _ask_topology(self) -> Topology:
+    def _ask_topology(self, table: str) -> Topology:
         """Of the given node, else of any other one that is known."""
         known = self._topology
         others = () if known is None else (*known.ingest, *known.query)
         first: ProxistError | None = None
         for uri in dict.fromkeys((self.uri, *others)):
             try:
-                return parse_topology(self.wire(uri).action("topology", {}, self._timeout_s) or {})
+                return parse_topology(
+                    self.wire(uri).action("topology", {"table": table} if table else {}, self._timeout_s) or {}
+                )
             except Unavailable as error:
                 first = first or error
         assert first is not None

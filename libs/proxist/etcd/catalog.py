@@ -27,6 +27,9 @@ R = TypeVar("R", covariant=True)
 
 PARSED_SLACK = 1024
 
+CATCH_UP_S_MAX = 2.0
+"""How long a mirror is waited for that does not show yet what etcd holds: longer than the pause between its attempts."""
+
 
 class _Parser(Protocol[R]):
     def from_json(self, wire: dict[str, Any]) -> R: ...
@@ -56,6 +59,15 @@ class Catalog:
             known = ", ".join(sorted(t.table.name for t in self.tables(tenant or DEFAULT_TENANT))) or "none yet"
             raise NotFound(f"There is no table {name!r}. Tables are: {known}. Create it, or correct the name.")
         return found
+
+    def known_table(self, tenant: str, name: str) -> TableRecord:
+        """As `table`, for a name that a caller gave: etcd itself is asked before one is called unknown, because the
+        mirror is behind by milliseconds, and after a break by seconds. Raises NotFound, and Unavailable where neither
+        is known."""
+        key = layout.table_key(tenant or DEFAULT_TENANT, name)
+        if self.mirror.get(key) is None:
+            self.mirror.catch_up(key, CATCH_UP_S_MAX)
+        return self.table(tenant, name)
 
     def table_of(self, shard: ShardId) -> TableRecord:
         """The table that `shard` belongs to; raises NotFound."""

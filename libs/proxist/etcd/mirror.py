@@ -106,6 +106,17 @@ class Mirror:
         """Wait until the view includes everything that was written up to `revision`, say the caller's own write."""
         return self.wait_until(lambda view: view.revision >= revision, timeout_s)
 
+    def catch_up(self, key: str, timeout_s: float) -> None:
+        """On return the view shows `key` at least as new as etcd had it when this was called: what it shows as absent was
+        absent. Raises Unavailable where etcd does not answer, or the view does not follow it within `timeout_s`."""
+        now = self._client.get(key)
+        if now is not None and not self.wait_revision(now.mod_revision, timeout_s):
+            raise Unavailable(
+                f"This node's copy of etcd is behind, and did not catch up within {timeout_s:g} s. Try again.",
+                retry_after_s=0.5,
+                store="etcd",
+            )
+
     def subscribe(self, callback: Callable[[Changes], None]) -> Subscription:
         """Call `callback` in a thread of its own with the current keys first, then with every change.
 

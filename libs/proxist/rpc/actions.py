@@ -1,11 +1,12 @@
 """The DoActions that every ingest and every query node answers alike: they read the catalog or ask the control plane.
 
 Bodies and results are JSON objects. `create_table` takes a spec (and `tenant`), `drop_table` and `flush` take
-`{"table": …}`, `topology` takes nothing.
+`{"table": …}`. `topology` takes nothing, or the name of a table that its answer lacks only if etcd does.
 """
 
 from __future__ import annotations
 
+import contextlib
 import json
 import threading
 from collections.abc import Mapping
@@ -14,7 +15,7 @@ from typing import Any
 import grpc
 
 from proxist.auth.identity import Caller
-from proxist.errors import InvalidArgument, Unavailable
+from proxist.errors import InvalidArgument, NotFound, Unavailable
 from proxist.etcd.catalog import Catalog
 from proxist.model.table import TableSpec, parse_spec
 from proxist.model.units import format_bytes, format_duration
@@ -50,13 +51,19 @@ class ClusterActions:
         Unavailable where no control plane is there, and whatever it answers."""
         wire = parse_body(name, body)
         if name == "topology":
-            return topology(self._catalog, self._node, caller, str(wire.get("tenant") or ""))
+            return self._topology(str(wire.get("table") or ""), str(wire.get("tenant") or ""), caller)
         asked = str(wire.pop("tenant", None) or "")
         named = str(wire.get("name") or "") if name == "create_table" else table_of(name, wire)
         # The control plane sees this node call, not the caller: what the caller may is decided here.
         tenant = caller.table(named, asked)
         with caller.hiding(named, lambda: [(one.table.tenant, one.table.name) for one in self._catalog.tables()]):
             return self._command(name, wire, tenant)
+
+    def _topology(self, table: str, asked_tenant: str, caller: Caller) -> dict[str, Any]:
+        if table:
+            with contextlib.suppress(NotFound):
+                self._catalog.known_table(caller.tenant(asked_tenant), table)
+        return topology(self._catalog, self._node, caller, asked_tenant)
 
     def _command(self, name: str, wire: dict[str, Any], tenant: str) -> dict[str, Any]:
         control = pb_grpc.ControlPlaneServiceStub(self._control_plane())

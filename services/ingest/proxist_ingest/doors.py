@@ -129,7 +129,7 @@ class IngestDoor(FlightHandler):
         """Raises PermissionDenied before it looks; NotFound that names what the caller sees."""
         tenant = caller.table(name, asked_tenant)
         with caller.hiding(name, lambda: [(one.table.tenant, one.table.name) for one in self._catalog.tables()]):
-            return self._catalog.table(tenant, name)
+            return self._catalog.known_table(tenant, name)
 
 
 def _internal(ticket: bytes) -> dict[str, Any]:

@@ -39,8 +39,8 @@ class NodeCatalog:
         self._catalog = catalog
 
     def table(self, tenant: str, name: str) -> Table:
-        """Raises NotFound that names the known tables."""
-        return self._catalog.table(tenant, name).table
+        """Raises NotFound that names the known tables, and Unavailable while it is not known whether there is one."""
+        return self._catalog.known_table(tenant, name).table
 
     def chain(self, shard: ShardId, at_least: Epoch) -> Chain:
         """The shard's logs, up to epoch `at_least` or later. Raises Unavailable where the mirror does not show them."""

@@ -97,7 +97,7 @@ class IngestServicer(pb_grpc.IngestServiceServicer):
         """Raises PermissionDenied before it looks; NotFound that names what the caller sees."""
         tenant = caller.table(name, asked_tenant)
         with caller.hiding(name, lambda: [(one.table.tenant, one.table.name) for one in self._catalog.tables()]):
-            return self._catalog.table(tenant, name)
+            return self._catalog.known_table(tenant, name)
 
     def _of(self, caller: Caller, table: str, tenant: str = "") -> list[Shard]:
         """The shards of a table that are owned here, of all that the caller sees where none is named."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from proxist.errors import NotFound, Unavailable
+from proxist.errors import Unavailable
 from proxist.etcd.catalog import Catalog
 from proxist.model.ids import Epoch, ShardId
 from proxist.model.table import Table
@@ -10,8 +10,6 @@ from proxist.seam import Chain, Log
 
 CHAIN_WAIT_S = 2.0
 """How long a chain is waited for that the mirror has not shown yet; it lags by milliseconds."""
-TABLE_WAIT_S = 0.2
-"""The same for a table that somebody else has just created; an unknown name is refused that much later."""
 
 
 class NodeCatalog:
@@ -25,12 +23,8 @@ class NodeCatalog:
         return [(record.table.tenant, record.table.name) for record in self._catalog.tables()]
 
     def table(self, tenant: str, name: str) -> Table:
-        """Raises NotFound that names the known tables."""
-        try:
-            return self._catalog.table(tenant, name).table
-        except NotFound:
-            self._catalog.wait_until(lambda catalog: _knows(catalog, tenant, name), TABLE_WAIT_S)
-            return self._catalog.table(tenant, name).table
+        """Raises NotFound that names the known tables, and Unavailable while it is not known whether there is one."""
+        return self._catalog.known_table(tenant, name).table
 
     def chain(self, shard: ShardId, at_least: Epoch) -> Chain:
         """The shard's logs, up to epoch `at_least` or later. Raises Unavailable where the mirror does not show them."""
@@ -44,11 +38,3 @@ class NodeCatalog:
                 )
             record = self._catalog.shard(shard)
         return Chain(shard, tuple(Log(one.epoch, one.start, one.end, one.state) for one in record.logs))
-
-
-def _knows(catalog: Catalog, tenant: str, name: str) -> bool:
-    try:
-        catalog.table(tenant, name)
-    except NotFound:
-        return False
-    return True
