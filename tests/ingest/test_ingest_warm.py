@@ -33,6 +33,7 @@ from proxist.seam import Chain, Executor, Log
 from proxist.seam.sources import ColdOp
 from proxist.seam.warm import WarmAnswer, WarmPart
 from proxist.wal import LogMark, LogReader, OsFiles, Record, list_segments
+from proxist_ingest import warm
 from proxist_ingest.warm import read_warm
 
 KEYS = ("A", "B", "C", "é")
@@ -321,7 +322,7 @@ def test_an_answer_that_grows_too_large_is_refused() -> None:
         answer.add(pa.Table.from_batches([trades(1_000)]), 0)
     limited = WarmAnswer(table.spec, HotScan(limit=10), None, bytes_max=10_000)
     limited.add(pa.Table.from_batches([trades(1_000)]), 0)
-    assert limited.part(None, None).rows.num_rows == 10
+    assert limited.part(None).rows.num_rows == 10
 
 
 def test_chunks_that_cannot_matter_are_not_looked_at() -> None:
@@ -335,6 +336,48 @@ def test_chunks_that_cannot_matter_are_not_looked_at() -> None:
         WarmAnswer(spec, HotAsof(), None)
     assert WarmAnswer(spec, HotAsof(), probes).wants(0, 7)
     assert not WarmAnswer(spec, HotAsof(), probes).wants(8, 9)
+    near = WarmAnswer(spec, HotAsof(tolerance_ns=2), probes)
+    assert [near.wants(*span) for span in ((0, 4), (0, 5), (7, 9), (8, 9))] == [False, True, True, False]
+
+
+def test_rows_of_long_ago_are_found_without_reading_what_is_older(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    read: list[int] = []
+
+    def counted(shard: Any, start: Offset, stop: Offset) -> Any:
+        read.append(stop - start)
+        return chunks(shard, start, stop)
+
+    chunks = warm._chunks
+    monkeypatch.setattr(warm, "_chunks", counted)
+    monkeypatch.setattr(warm, "CHUNK_ROWS", 4_096)
+    monkeypatch.setattr(warm, "GAP_ROWS", 1)
+    batches, ids = 40, ("trade_id",)
+    with small_owner(tmp_path) as owner:
+        fill(owner, batches * 4_096)
+        end = owner.shard.marks().floor
+
+        def ask_for(op: HotOp, probes: Probes | None = None) -> tuple[list[int], int]:
+            """The trade ids, and of how many batches rows were read."""
+            read.clear()
+            found = read_warm(owner.shard, op, probes, Offset(0), end).rows.column("trade_id").to_pylist()
+            return sorted(found), sum(read) // 4_096
+
+        at = 20 * 4_096 + 100
+        assert ask_for(HotLastBy(None, ids, time_of(at))) == ([at - 2, at - 1, at], 1)
+        assert ask_for(HotLastBy(("S1", "S9"), ids, time_of(at))) == ([at - at % 3 + 1 - 3 * (at % 3 < 1)], 1)
+        assert ask_for(HotScan(None, ids, time_of(at), time_of(at + 2), before=1)) == (
+            [at - 3, at - 2, at - 1, at, at + 1],
+            1,
+        )
+        asked = [at, 7 * 4_096 + 5, 3 * 4_096 + 7]
+        probes = Probes(pa.array([f"S{i % 3}" for i in asked]), np.array([time_of(i) for i in asked], np.int64))
+        assert ask_for(HotAsof(ids), probes) == (sorted(asked), 3)
+
+
+def time_of(row: int) -> TimeNs:
+    return TimeNs(DAY_NS + row * 1000)
 
 
 def test_after_a_start_from_a_snapshot_the_log_still_decides_what_is_later_than_history(tmp_path: Path) -> None:

@@ -179,16 +179,17 @@ class Tiers:
         assert first == state.persisted
         assert end <= state.floor
         assert isinstance(op, HotScan | HotLastBy | HotFirstBy | HotAsof)
-        answer = WarmAnswer(self.table_.spec, op, probes)
+        asked = getattr(op, "keys", None)
+        known = tuple(sorted({r.symbol for r in state.rows if asked is None or r.symbol in asked}))
+        answer = WarmAnswer(self.table_.spec, op, probes, known if self.precise else None)
         columns = tuple(column.name for column in self.table_.spec.columns)
-        for start in range(first, end, 3):
+        for start in reversed(range(first, end, 3)):
             rows: list[Row | None] = [r for r in state.rows if start <= r.offset < min(start + 3, end)]
             times = [r.ts for r in rows if r is not None]
             if answer.wants(min(times), max(times)):
                 answer.add(pa.Table.from_batches([batch_of(rows, columns, self.table_)]), start)
-        known = tuple(sorted({r.symbol for r in state.rows}))
         below = max((r.ts for r in state.rows if r.offset < first), default=None)
-        return answer.part(below, known if self.precise else None)
+        return answer.part(below)
 
     def aggregated(self, rows: list[Row], op: HotWindow | HotBars) -> pa.RecordBatch:
         spec = self.table_.spec

@@ -56,12 +56,23 @@ def warm_from_head(head: dict[str, Any], rows: pa.RecordBatch) -> WarmPart:
 
 
 class WarmAnswer:
-    """One operation over chunks of rows, in any order; holds what the chunks so far make of it."""
+    """One operation over chunks of rows, in any order; holds what the chunks so far make of it.
+
+    Where the latest rows win (last_by, backward as-of, the rows before a scan), chunks of late rows first leave the
+    fewest others to look at: `wants` says so.
+    """
 
     def __init__(
-        self, spec: TableSpec, op: WarmOp, probes: Probes | None, *, bytes_max: int = RESULT_BYTES_MAX
+        self,
+        spec: TableSpec,
+        op: WarmOp,
+        probes: Probes | None,
+        known: tuple[str, ...] | None = None,
+        *,
+        bytes_max: int = RESULT_BYTES_MAX,
     ) -> None:
-        """Raises InvalidArgument for a column that the table has not, and for an as-of without probes."""
+        """`known`: those of the asked keys that there are, None where nobody can tell. Raises InvalidArgument for a column
+        that the table has not, and for an as-of without probes."""
         if isinstance(op, HotAsof) and (probes is None or len(probes.keys) != len(probes.times_ns)):
             raise InvalidArgument("An as-of needs probes: as many keys as times. Send them beside the operation.")
         self._spec, self._op, self._probes, self._bytes_max = spec, op, probes, bytes_max
@@ -77,11 +88,22 @@ class WarmAnswer:
         if not isinstance(op, HotAsof):
             keys = None if op.keys is None else pa.array(op.keys, pa.string())
         self._keys = keys
+        self._known = known
         self._found = self._schema.empty_table()
+        self._least = INT64_MIN
+        """No row with an earlier time can be in the answer."""
+        self._since = _since(op, probes)
+        """The same for each probe."""
 
     def wants(self, min_time: int, max_time: int) -> bool:
-        """Whether rows with times in [min_time, max_time] can matter."""
-        return min_time <= self._high and max_time >= self._low and (self._keys is None or len(self._keys) > 0)
+        """Whether rows with times in [min_time, max_time] can matter, after the chunks so far."""
+        if min_time > self._high or max_time < max(self._low, self._least):
+            return False
+        if self._keys is not None and not len(self._keys):
+            return False
+        if self._probes is None or not isinstance(self._op, HotAsof) or self._op.direction != "backward":
+            return True
+        return bool(((self._probes.times_ns >= min_time) & (self._since <= max_time)).any())
 
     def add(self, rows: pa.Table, first: int) -> None:
         """Take a chunk: the table's columns, row i having offset first + i.
@@ -99,12 +121,11 @@ class WarmAnswer:
         if kept.num_rows:
             self._found = self._merged(kept.combine_chunks())
 
-    def part(self, below_ns: int | None, known: tuple[str, ...] | None) -> WarmPart:
-        """The answer. `below_ns`: no row before the chunks has a later time, None where there is no such row; `known`:
-        all the keys that there are, None where nobody can tell."""
+    def part(self, below_ns: int | None) -> WarmPart:
+        """The answer. `below_ns`: no row before the chunks has a later time, None where there is no such row."""
         rows = self._found.combine_chunks()
         empty = pa.RecordBatch.from_arrays([pa.array([], field.type) for field in self._schema], schema=self._schema)
-        return WarmPart(next(iter(rows.to_batches()), empty), self._cold(rows, below_ns, known))
+        return WarmPart(next(iter(rows.to_batches()), empty), self._cold(rows, below_ns))
 
     def _merged(self, kept: pa.Table) -> pa.Table:
         op, spec = self._op, self._spec
@@ -120,7 +141,15 @@ class WarmAnswer:
                 )
             return both
         last = isinstance(op, HotLastBy)
-        return both.take(order.one_per_key(both.column(spec.key), order.ranks_of(both, spec), last=last))
+        best = both.take(order.one_per_key(both.column(spec.key), order.ranks_of(both, spec), last=last))
+        if last:
+            self._note_least(best, 1)
+        return best
+
+    def _note_least(self, rows: pa.Table, per_key: int) -> None:
+        """`rows`, the last ones of their keys, so many of each at most: are there as many as the answer takes?"""
+        if self._known is not None and rows.num_rows == per_key * len(self._known):
+            self._least = pc.min(rows.column(self._spec.time).cast(pa.int64())).as_py()
 
     def _limited(self, rows: pa.Table) -> pa.Table:
         limit = self._op.limit if isinstance(self._op, HotScan) else None
@@ -137,8 +166,9 @@ class WarmAnswer:
             return rows
         by_key, starts = order.by_key(before.column(self._spec.key), order.ranks_of(before, self._spec))
         ends = np.repeat(np.append(starts[1:], len(by_key)), np.diff(np.append(starts, len(by_key))))
-        last = by_key[ends - np.arange(len(by_key)) <= (op.before or 0)]
-        return pa.concat_tables([rows.filter(pc.invert(early)), before.take(last)])
+        last = before.take(by_key[ends - np.arange(len(by_key)) <= (op.before or 0)])
+        self._note_least(last, op.before or 0)
+        return pa.concat_tables([rows.filter(pc.invert(early)), last])
 
     def _best(self, kept: pa.Table) -> pa.Table:
         """The best rows so far and those of a chunk: of each probe the better one."""
@@ -152,9 +182,13 @@ class WarmAnswer:
         best = order.best_per_probe(
             owner, probes.times_ns, order.ranks_of(both, spec), op.direction, len(probes.times_ns)
         )
-        return both.take(best[best >= 0])
+        best_rows = both.take(best[best >= 0])
+        self._since[order.numbers(best_rows.column(PROBE_COLUMN), pa.int64())] = order.numbers(
+            best_rows.column(spec.time), pa.int64()
+        )
+        return best_rows
 
-    def _cold(self, rows: pa.Table, below: int | None, known: tuple[str, ...] | None) -> ColdNeed:
+    def _cold(self, rows: pa.Table, below: int | None) -> ColdNeed:
         """What rows with times up to `below` could still change."""
         op, spec = self._op, self._spec
         if isinstance(op, HotAsof):
@@ -169,7 +203,7 @@ class WarmAnswer:
         if not enough:
             return ColdNeed(())
         # So many rows that are later than all of history, and no later than is asked, leave it nothing to say.
-        asked = known if op.keys is None else op.keys
+        asked = self._known if op.keys is None else op.keys
         if asked is None:
             return ColdNeed(None)
         times = rows.column(spec.time).cast(pa.int64())
@@ -215,6 +249,18 @@ def _times(op: WarmOp, probes: Probes | None) -> tuple[int, int]:
     low -= 0 if op.direction == "forward" else reach
     high += 0 if op.direction == "backward" else reach
     return max(low, INT64_MIN), min(high, INT64_MAX)
+
+
+def _since(op: WarmOp, probes: Probes | None) -> npt.NDArray[np.int64]:
+    """For each probe of a backward as-of the least time of a row that it can take; none takes a row before its own."""
+    if not isinstance(op, HotAsof) or probes is None:
+        return np.zeros(0, np.int64)
+    least = np.full(len(probes.times_ns), INT64_MIN)
+    if op.tolerance_ns is not None and op.tolerance_ns <= INT64_MAX:
+        far = order.distance_between(probes.times_ns, least) > op.tolerance_ns
+        least[far] = probes.times_ns[far] - op.tolerance_ns
+    least[probes.keys.is_null().to_numpy(zero_copy_only=False)] = INT64_MAX
+    return least
 
 
 def candidates(

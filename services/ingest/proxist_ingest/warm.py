@@ -29,29 +29,29 @@ def read_warm(shard: Shard, op: HotOp, probes: Probes | None, first: Offset, end
     """
     if isinstance(op, HotWindow | HotBars):
         raise InvalidArgument("Windows and bars are not computed from the log. Scan their rows.")
-    answer = WarmAnswer(shard.table.spec, op, probes)
+    answer = WarmAnswer(shard.table.spec, op, probes, _known_keys(shard, op))
     spans = shard.hot.spans.within(first, end)
     below = shard.hot.spans.below_max(first)
     if shard.marks().persisted > first:  # looked at after the spans, which forget what is persisted
         raise _moved(shard)
     _check_known(shard, spans, first, end)
     try:
-        for start, stop in _runs([span for span in spans if answer.wants(span.min_time, span.max_time)], first, end):
-            for at, rows in _chunks(shard, start, stop):
-                answer.add(rows, at)
+        for group in _latest_first(spans, answer, whole=isinstance(op, HotScan) and not op.before):
+            for start, stop in _runs(group, first, end):
+                for at, rows in _chunks(shard, start, stop):
+                    answer.add(rows, at)
     except (LogCorrupt, OSError, Unavailable):
         if shard.marks().persisted > first:  # its files were removed, or used again, under the read
             raise _moved(shard) from None
         raise
-    return answer.part(below, _known_keys(shard, op))
+    return answer.part(below)
 
 
 def _known_keys(shard: Shard, op: WarmOp) -> tuple[str, ...] | None:
-    """All keys that the shard ever had, where that is of use and memory knows them."""
-    of_all = isinstance(op, HotLastBy | HotScan) and op.keys is None
-    if not of_all or (isinstance(op, HotScan) and op.before is None):
+    """Those of the asked keys that the shard ever had, where that is of use and memory knows them."""
+    if not isinstance(op, HotLastBy | HotScan) or (isinstance(op, HotScan) and op.before is None):
         return None
-    part = shard.run(HotLastBy(None, ()))
+    part = shard.run(HotLastBy(op.keys, ()))
     return None if part.cold else tuple(part.rows.column(shard.table.spec.key).to_pylist())
 
 
@@ -68,6 +68,25 @@ def _check_known(shard: Shard, spans: list[Span], first: Offset, end: Offset) ->
             "are in its log; restart the node to read them again.",
             shard=shard.id,
         )
+
+
+def _latest_first(spans: list[Span], answer: WarmAnswer, *, whole: bool) -> Iterator[list[Span]]:
+    """The spans that `answer` wants, to be read group by group; `whole`: all in one.
+
+    The group that follows one after which everything is still wanted is twice as large: a reader begins at the start of a
+    segment, and each group has one or more.
+    """
+    size, group = CHUNK_ROWS, []
+    for span in sorted(spans, key=lambda one: one.max_time, reverse=True):
+        if not answer.wants(span.min_time, span.max_time):
+            size = CHUNK_ROWS
+            continue
+        group.append(span)
+        if not whole and sum(one.end - one.first for one in group) >= size:
+            yield sorted(group)
+            size, group = 2 * size, []
+    if group:
+        yield sorted(group)
 
 
 def _runs(spans: list[Span], first: int, end: int) -> list[tuple[Offset, Offset]]:
