@@ -14,7 +14,7 @@ import pytest
 from hot_model import Row, batch_of, make_spec, new_hot_set, random_rows
 
 from proxist.errors import Unavailable
-from proxist.hot import operators
+from proxist.hot import halves, operators
 from proxist.hot import words as w
 from proxist.hot.arena import map_readonly
 from proxist.hot.kernels import asof as searching
@@ -235,7 +235,11 @@ def test_probes_searched_key_by_key_are_answered_in_their_own_order(
         one_by_one = reader.run(op, probes)
         monkeypatch.setattr(operators, "_GROUPED_FROM", 1)
         grouped = reader.run(op, probes)
+        monkeypatch.setattr(halves, "HALVED_FROM", 1)
+        halved = reader.run(op, probes)
     assert grouped.rows.equals(one_by_one.rows)
+    assert halved.rows.equals(one_by_one.rows)
     assert one_by_one.cold.probes is not None
     assert len(one_by_one.cold.probes) > 0
     assert np.array_equal(grouped.cold.probes, one_by_one.cold.probes)
+    assert np.array_equal(halved.cold.probes, one_by_one.cold.probes)

@@ -118,15 +118,18 @@ def test_a_batch_is_cut_by_rows_by_bytes_and_by_age() -> None:
 
 def test_while_the_persister_is_behind_the_open_batch_grows_until_it_is_full() -> None:
     cutter = Cutter(Flush(rows=100, bytes=1000, age_ns=20), Offset(0))
-    for end in (1, 2):
-        cutter.add(Offset(end), 1, now_ns=0)
-        assert cutter.due(20)
-        cutter.cut()
-    assert not cutter.add(Offset(3), 1, now_ns=50)
-    assert not cutter.due(1_000_000), "two batches wait: a third by age would only be another small insert"
-    assert cutter.add(Offset(102), 1, now_ns=60), "a full batch is cut all the same"
+    cutter.add(Offset(1), 1, now_ns=0)
+    assert cutter.due(20)
+    cutter.cut()
+    assert not cutter.add(Offset(2), 1, now_ns=50)
+    assert not cutter.due(1_000_000), "one is on its way: a second by age would only wait behind it"
+    assert cutter.add(Offset(101), 1, now_ns=60), "a full batch is cut all the same"
+    cutter.cut()
+    cutter.add(Offset(102), 1, now_ns=70)
     cutter.persisted(Offset(1))
-    assert cutter.due(1_000_000)
+    assert not cutter.due(1_000_000), "the full one is not persisted yet"
+    cutter.persisted(Offset(101))
+    assert cutter.due(1_000_000), "nothing is on its way, and the row is old enough: at once"
     saved = cutter.save()
     cutter.cut()
     cutter.restore(saved)

@@ -11,6 +11,7 @@ import pyarrow as pa
 from proxist.errors import InvalidArgument
 from proxist.hot import words as w
 from proxist.hot.arena import Views
+from proxist.hot.halves import in_halves
 from proxist.hot.kernels import asof as searching
 from proxist.hot.kernels import read as reading
 from proxist.hot.kernels_descend import PLACES
@@ -129,25 +130,32 @@ class Operators:
             raise InvalidArgument("An as-of needs probes: as many keys as times. Send them beside the operation.")
         plan = self._plan(op.columns if op.columns is not None else None, unmatched=True)
         codes = self._keys.probe_codes(probes.keys)
-        times = np.ascontiguousarray(probes.times_ns, np.int64).view()
+        times = np.ascontiguousarray(probes.times_ns, np.int64)
         order = np.empty(len(codes) if len(codes) >= _GROUPED_FROM else 0, np.int64)
         if len(order):
             searching.group_probes(codes, np.zeros(int(codes.max()) + 5, np.int64), order)
-            codes, times = codes[order], times[order]
-        codes.flags.writeable = times.flags.writeable = False
         slots, versions, cold = (np.empty(len(codes), np.int64) for _ in range(3))
-        stats = np.zeros(3, np.int64)
-        found = searching.asof(
-            self._mem, self._L, codes, times, _DIRECTIONS[op.direction], int(op.allow_exact),
-            -1 if op.tolerance_ns is None else op.tolerance_ns, cut.seam, cut.end, cut.complete,
-            slots, versions, cold, stats, np.empty(PLACES, np.int64),
-        )  # fmt: skip
-        if found < 0:
+
+        def search(some: slice) -> tuple[Ints, bool] | None:
+            """(which probes need cold rows, whether boundary rows were used); None: torn."""
+            which, stats = order[some] if len(order) else some, np.zeros(3, np.int64)
+            keys, at = codes[which], times[which]
+            keys.flags.writeable = at.flags.writeable = False
+            found = searching.asof(
+                self._mem, self._L, keys, at, _DIRECTIONS[op.direction], int(op.allow_exact),
+                -1 if op.tolerance_ns is None else op.tolerance_ns, cut.seam, cut.end, cut.complete,
+                slots[some], versions[some], cold[some], stats, np.empty(PLACES, np.int64),
+            )  # fmt: skip
+            return None if found < 0 else (cold[some][: int(stats[0])] + some.start, bool(stats[2]))
+
+        searched = in_halves(search, len(codes), len(codes))
+        found = [half for half in searched if half is not None]
+        if len(found) < len(searched):
             return None
         rows = plan.gather(slots, order=order)
-        if stats[2] and not reading.still_valid(self._mem, self._L, slots, versions):
+        if found[-1][1] | found[0][1] and not reading.still_valid(self._mem, self._L, slots, versions):
             return None
-        undecided = cold[: int(stats[0])].copy()
+        undecided = found[0][0] if len(found) == 1 else np.concatenate([needed for needed, _ in found])
         if len(order):
             undecided = np.sort(order[undecided])
         return self._part(rows, cut, ColdNeed((), undecided))

@@ -12,6 +12,7 @@ import pyarrow as pa
 from proxist.errors import InvalidArgument
 from proxist.hot import words as w
 from proxist.hot.arena import Views
+from proxist.hot.halves import in_halves
 from proxist.hot.kernels import gather as kernels
 from proxist.hot.kernels_gather import (
     F_BASE,
@@ -143,10 +144,14 @@ class GatherPlan:
         plan, v = template.copy(), self._views
         out64 = np.zeros((size >> 3) + 1, np.int64)
         out8 = out64.view(np.uint8)
-        kernels.gather_fixed(
-            v.mem8, v.mem16, v.mem32, v.mem, slots, order, plan,
-            out8, out64.view(np.uint16), out64.view(np.int32), out64,
-        )  # fmt: skip
+
+        def copy(columns: slice) -> None:
+            kernels.gather_fixed(
+                v.mem8, v.mem16, v.mem32, v.mem, slots, order, plan[columns.start * F_WORDS : columns.stop * F_WORDS],
+                out8, out64.view(np.uint16), out64.view(np.int32), out64,
+            )  # fmt: skip
+
+        in_halves(copy, len(self._fixed), count)
         buffer, words, unmatched = pa.py_buffer(out64), plan.tolist(), 0
         for i, column in enumerate(self._fixed):
             p = i * F_WORDS

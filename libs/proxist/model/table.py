@@ -38,7 +38,8 @@ class Column:
 
 @dataclass(frozen=True, slots=True)
 class Flush:
-    """When the owner cuts a batch for the persister: at `rows`, at `bytes`, or `age_ns` after its first row."""
+    """When the owner cuts a batch for the persister: at `rows`, at `bytes`, or, once the batch before it is
+    persisted, `age_ns` after its first row."""
 
     rows: int = 50_000
     bytes: int = 16 * 2**20

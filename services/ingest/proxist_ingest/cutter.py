@@ -1,8 +1,9 @@
 """When the owner cuts a batch for the persister: a pure decision, the clock is an argument.
 
-A batch is cut when it is full, or when it is old enough and the persister is not behind: while AHEAD_MAX cut batches
-wait to be persisted, the open one grows instead. So a sink that is slow (rows over many partitions, a long outage) gets
-fewer and larger inserts, never more and smaller ones.
+A batch is cut when it is full, or when it is old enough and the persister has nothing else to do: while one that was cut
+is not persisted, the open one grows instead. So no small batch waits behind another, where its rows would be as late as
+if they were cut later, and a sink that is slow (rows over many partitions, a long outage) gets fewer and larger inserts,
+never more and smaller ones.
 """
 
 from __future__ import annotations
@@ -10,10 +11,7 @@ from __future__ import annotations
 from proxist.model.ids import Offset
 from proxist.model.table import Flush
 
-AHEAD_MAX = 2
-"""One batch that is being inserted, and one that is ready when it is done."""
-
-Saved = tuple[int | None, int, int, Offset, Offset, tuple[Offset, ...]]
+Saved = tuple[int | None, int, int, Offset, Offset, Offset]
 
 
 class Cutter:
@@ -28,7 +26,7 @@ class Cutter:
         """First offset after the last row that was added."""
         self.cut_at = start
         """Where the last cut was made; rows in [cut_at, end) belong to no batch yet."""
-        self._ahead: tuple[Offset, ...] = ()  # ends of the newest cut batches that are not persisted, AHEAD_MAX at most
+        self._persisted = start
 
     def add(self, end: Offset, byte_count: int, now_ns: int) -> bool:
         """Rows up to `end` were accepted. True: cut here, since the batch is full by rows or bytes."""
@@ -42,7 +40,7 @@ class Cutter:
 
     def due_ns(self) -> int | None:
         """When the open batch must be cut by age; None while it has no rows, or may grow."""
-        if self._opened_ns is None or len(self._ahead) >= AHEAD_MAX:
+        if self._opened_ns is None or self._persisted < self.cut_at:
             return None
         return self._opened_ns + self._flush.age_ns
 
@@ -56,17 +54,16 @@ class Cutter:
         self.cut_at = self.end
         self._opened_ns = None
         self._rows = self._bytes = 0
-        self._ahead = (*self._ahead[1 - AHEAD_MAX :], self.cut_at)
         return self.cut_at
 
     def persisted(self, persisted: Offset) -> None:
         """The batches below `persisted` are in ClickHouse."""
-        self._ahead = tuple(end for end in self._ahead if end > persisted)
+        self._persisted = max(self._persisted, persisted)
 
     def save(self) -> Saved:
         """The state, for `restore`."""
-        return self._opened_ns, self._rows, self._bytes, self.end, self.cut_at, self._ahead
+        return self._opened_ns, self._rows, self._bytes, self.end, self.cut_at, self._persisted
 
     def restore(self, saved: Saved) -> None:
         """What happened since `save` did not happen."""
-        self._opened_ns, self._rows, self._bytes, self.end, self.cut_at, self._ahead = saved
+        self._opened_ns, self._rows, self._bytes, self.end, self.cut_at, self._persisted = saved
