@@ -11,7 +11,7 @@ from __future__ import annotations
 from proxist.model.ids import Offset
 from proxist.model.table import Flush
 
-Saved = tuple[int | None, int, int, Offset, Offset, Offset]
+Saved = tuple[int | None, int, int, Offset, Offset]
 
 
 class Cutter:
@@ -62,8 +62,8 @@ class Cutter:
 
     def save(self) -> Saved:
         """The state, for `restore`."""
-        return self._opened_ns, self._rows, self._bytes, self.end, self.cut_at, self._persisted
+        return self._opened_ns, self._rows, self._bytes, self.end, self.cut_at
 
     def restore(self, saved: Saved) -> None:
-        """What happened since `save` did not happen."""
-        self._opened_ns, self._rows, self._bytes, self.end, self.cut_at, self._persisted = saved
+        """What was added and cut since `save` was not; what is persisted stays so."""
+        self._opened_ns, self._rows, self._bytes, self.end, self.cut_at = saved
