@@ -35,8 +35,6 @@ class Ahead:
         self._name, self._arrays, self._blocks = name, arrays, blocks
         self._block_bytes = sum(width for _, width in arrays)
         self._used = 0  # written by the writer alone
-        self._expected = 0
-        """Blocks below this one are about to be used."""
         self._wanted = threading.Condition()  # guards the fields below
         self._touched = 0
         self._over = False
@@ -50,14 +48,6 @@ class Ahead:
     def used(self, blocks: int) -> None:
         """The writer has used the blocks below `blocks`, which never goes back."""
         self._used = blocks
-        self._wake()
-
-    def expect(self, blocks: int) -> None:
-        """So many more are about to be used: they are touched, however many. For any thread."""
-        self._expected = self._used + blocks
-        self._wake()
-
-    def _wake(self) -> None:
         if self._behind():
             with self._wanted:
                 if self._thread is None and not self._over:
@@ -75,8 +65,7 @@ class Ahead:
             self._thread = None
 
     def _reserve(self) -> int:
-        unasked = min(self._used // AHEAD_PART, AHEAD_BYTES_MAX // self._block_bytes)
-        return min(max(unasked, self._expected - self._used), self._blocks - self._used)
+        return min(self._used // AHEAD_PART, AHEAD_BYTES_MAX // self._block_bytes, self._blocks - self._used)
 
     def _behind(self) -> bool:
         """Whether a step is worth a wake-up."""

@@ -28,12 +28,10 @@ class Taking:
         self._lock = threading.Lock()  # guards what follows, and additions to the dictionary
         self._prepared: dict[int, Take] = {}
 
-    def prepare(self, batch: pa.RecordBatch) -> int:
-        """`take` of this very batch will find it done. Returns how many of its keys are new; raises as `take`."""
+    def prepare(self, batch: pa.RecordBatch) -> None:
+        """`take` of this very batch will find it done. Raises SchemaMismatch, InvalidBatch."""
         with self._lock:
-            known = self._dictionary.count
             self._prepared[id(batch)] = self._take(batch)
-            return self._dictionary.count - known
 
     def take(self, batch: pa.RecordBatch) -> Take:
         """The batch, its new keys in the dictionary where that has room. Raises SchemaMismatch, InvalidBatch."""

@@ -152,14 +152,10 @@ class HotSet:
         self._chains.restore(take.codes, take.times, take.seqs, offsets, put, self._stores)
         self._ring.free_below(self._appended, self._appended)
 
-    def prepare(self, batch: pa.RecordBatch) -> int:
-        """Look at a batch that will be appended; for any thread, beside the one that appends. Returns about how many blocks
-        it will begin, for `expect`; raises SchemaMismatch or InvalidBatch as `append` does."""
-        return self._taking.prepare(batch) + batch.num_rows // self._layout.block_rows
-
-    def expect(self, blocks: int) -> None:
-        """So many blocks are about to be begun: their memory is touched ahead. For any thread."""
-        self._ahead.expect(blocks)
+    def prepare(self, batch: pa.RecordBatch) -> None:
+        """Look at a batch that will be appended, its keys above all; for any thread, beside the one that appends. Raises
+        SchemaMismatch or InvalidBatch as `append` does."""
+        self._taking.prepare(batch)
 
     def has_room(self, *batches: pa.RecordBatch) -> bool:
         """True: appending all of `batches`, in order, with no eviction between, will not raise Overloaded.

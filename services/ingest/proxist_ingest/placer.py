@@ -41,8 +41,7 @@ class Placer:
     def __init__(self, hot: HotSet, residency: Residency, subject: str) -> None:
         self._hot, self._residency, self._subject = hot, residency, subject
         self._thread = ThreadPoolExecutor(1, "place")
-        self._under_way: deque[tuple[Future[None], int]] = deque()
-        """And the blocks that each will begin, about."""
+        self._under_way: deque[Future[None]] = deque()
 
     def __enter__(self) -> Placer:
         BRISK.__enter__()
@@ -50,16 +49,14 @@ class Placer:
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
         self._thread.shutdown(cancel_futures=True)
-        self._hot.expect(0)
         BRISK.__exit__(kind, error, at)
 
     def place(self, first: Offset, batches: Sequence[pa.RecordBatch], arrived_ns: int, persisted: Offset) -> None:
         """Place these after those before them. Raises what `settle` raises of those."""
         group = Group(first, concat(batches), [rows.num_rows for rows in batches], arrived_ns, persisted)
-        blocks = self._hot.prepare(group.rows)
+        self._hot.prepare(group.rows)
         self._settle(GROUPS_MAX - 1)
-        self._under_way.append((self._thread.submit(self._place, group), blocks))
-        self._hot.expect(sum(blocks for one, blocks in self._under_way if not one.done()))
+        self._under_way.append(self._thread.submit(self._place, group))
 
     def settle(self) -> None:
         """Everything that was given is placed and published. Raises Overloaded where there was no room for it."""
@@ -67,7 +64,7 @@ class Placer:
 
     def _settle(self, left: int) -> None:
         while len(self._under_way) > left:
-            self._under_way.popleft()[0].result()
+            self._under_way.popleft().result()
 
     def _place(self, group: Group) -> None:
         if self._residency.room(group.rows):
