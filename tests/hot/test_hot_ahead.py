@@ -99,6 +99,24 @@ def test_a_small_hot_set_has_no_thread_and_a_large_one_ends_it(memory: Memory) -
     assert not touchers()
 
 
+def test_batches_that_are_prepared_beside_the_writer_become_the_same_rows() -> None:
+    keys, late, size, count = 3_000, 6, 5_000, 40
+    batches = [oracle_batch(at * size, size, keys, late) for at in range(count)]
+    with HotSet.create(oracle_spec(), ShardId(1), Epoch(1), Offset(0), hot_bytes=2**26, block_rows=16) as hot:
+        hot.set_lease_until(NEVER_NS)
+        preparing = threading.Thread(target=lambda: [hot.prepare(batch) for batch in batches[::2]])
+        preparing.start()
+        for at, batch in enumerate(batches):
+            hot.append(batch, Offset(at * size), 0)
+            hot.publish(hot.appended_end)
+        preparing.join()
+        reader = hot.reader()
+        whole = reader.run(HotScan(ordered=False))
+        check_values(whole.rows, keys, late)
+        assert sorted(whole.rows["_offset"].to_pylist()) == list(range(count * size))
+        reader.close()
+
+
 def test_where_the_system_cannot_the_writer_goes_on_alone(memory: Memory, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(ahead, "_MADV_POPULATE_WRITE", 9_999)  # as an older kernel sees it
     toucher = Watched(memory.arrays)

@@ -15,7 +15,7 @@ from proxist.hot.arena import Arena
 from proxist.hot.boundaries import HotCarried, capture
 from proxist.hot.chains import Chains
 from proxist.hot.dictionary import Dictionary
-from proxist.hot.incoming import Incoming, Take, cells_of, strings_of
+from proxist.hot.incoming import Take, cells_of
 from proxist.hot.layout import Layout, block_bytes, plan_layout
 from proxist.hot.ledger import Arrivals, TimeSpans, Unpersisted
 from proxist.hot.ops import Marks
@@ -23,14 +23,13 @@ from proxist.hot.payloads import PayloadRing
 from proxist.hot.pins import Pins
 from proxist.hot.reader import HotReader, read_marks
 from proxist.hot.store import column_stores
+from proxist.hot.taking import Taking
 from proxist.model.ids import Epoch, Offset, ShardId, TimeNs
 from proxist.model.table import DEFAULT_TENANT, TableSpec
 
 EVICT_STEP_ROWS = 65_536
 """Rows that one step of an eviction passes at most: about 2 ms of work with 10,000 keys."""
 _NOTHING = Offset(0)
-_NO_SEQ: npt.NDArray[np.int64] = np.zeros(0, np.int64)
-_NO_SEQ.flags.writeable = False
 
 
 class HotSet:
@@ -48,10 +47,10 @@ class HotSet:
         self._chains = Chains(layout, self._L, self._arena)
         self._ahead = Ahead(layout.spec.name, self._chains.block_arrays(), layout.blocks)
         self._ring = PayloadRing(self._arena, self._L)
-        self._incoming = Incoming(layout.spec)
         self._stores = column_stores(layout, self._arena.views, self._ring)
         self._dictionary = Dictionary(self._arena.views, layout.dictionary_layout(""))
         self._dictionary.create()
+        self._taking = Taking(layout.spec, self._dictionary, self._stores)
         self._block_bytes = block_bytes(layout.spec, layout.block_rows)
         self._hot_bytes = max(hot_bytes, layout.blocks * self._block_bytes)
         self._arrivals = Arrivals(layout.spec.hot_window_ns)
@@ -134,7 +133,7 @@ class HotSet:
         mem[w.H_T_PERSISTED] = self._unpersisted.time_persisted()
 
     def _restore_rows(self, rows: pa.RecordBatch) -> None:
-        take = self._take(rows)
+        take = self._taking.take(rows)
         if take.unknown:
             raise self._overloaded("keys", rows.num_rows)
         if self._payloads_lack([take])[0]:
@@ -153,12 +152,17 @@ class HotSet:
         self._chains.restore(take.codes, take.times, take.seqs, offsets, put, self._stores)
         self._ring.free_below(self._appended, self._appended)
 
+    def prepare(self, batch: pa.RecordBatch) -> None:
+        """Look at a batch that will be appended, its keys above all; for any thread, beside the one that appends. Raises
+        SchemaMismatch or InvalidBatch as `append` does."""
+        self._taking.prepare(batch)
+
     def has_room(self, *batches: pa.RecordBatch) -> bool:
         """True: appending all of `batches`, in order, with no eviction between, will not raise Overloaded.
 
         False: evict, then ask again. Changes nothing but that new keys get their codes. Raises SchemaMismatch or InvalidBatch as `append` does.
         """
-        takes = [self._take(batch) for batch in batches if batch.num_rows]
+        takes = [self._taking.take(batch) for batch in batches if batch.num_rows]
         fits = not takes or self._lack(takes) is None
         # `append` comes next with the same batches: they need not be taken apart, nor their room be counted, twice
         self._taken = {id(take.batch): take for take in takes} if fits else {}
@@ -179,7 +183,7 @@ class HotSet:
         take = self._taken.pop(id(batch), None)
         if take is None:
             self._taken = {}  # this batch takes room that was counted for others
-            take = self._take(batch)
+            take = self._taking.take(batch)
             if lack := self._lack([take]):
                 raise self._overloaded(lack, batch.num_rows)
         self._expose()
@@ -196,19 +200,6 @@ class HotSet:
         self._mem[w.H_T_PERSISTED] = self._unpersisted.time_persisted()
         return Offset(self._appended)
 
-    def _take(self, batch: pa.RecordBatch) -> Take:
-        spec, arrays = self._spec, self._incoming.arrays(batch)
-        keys = strings_of(arrays[spec.key])
-        codes, unknown = self._dictionary.encode(keys)
-        times = cells_of(arrays[spec.time], 8)
-        seqs = cells_of(arrays[spec.seq], 8) if spec.seq else _NO_SEQ
-        columns = [store.take(arrays[store.name]) for store in self._stores]
-        if unknown and self._dictionary.room_for(unknown, keys.bytes):
-            # Known from here on, rows or not: counted as unknown, each row of a new key would ask for a block of its own.
-            self._dictionary.add_missing(keys, codes, w.INT64_MAX)
-            unknown = 0
-        return Take(batch, keys, codes, unknown, times, seqs, columns)
-
     def _lack(self, takes: list[Take]) -> str | None:
         """What is missing to append all of these, or None."""
         unknown = sum(take.unknown for take in takes)
@@ -219,8 +210,9 @@ class HotSet:
             return "payload bytes"
         left = self._hot_bytes - self._ring.used_bytes - payload
         blocks_max = min(self._layout.blocks, left // self._block_bytes) - self._chains.live_blocks
-        if sum(len(take.codes) for take in takes) <= blocks_max:
-            return None  # a block for each row: what is left is counted only where it is little
+        rows = sum(len(take.codes) for take in takes)
+        if rows // self._layout.block_rows + min(rows, self._dictionary.count) <= blocks_max:
+            return None  # a block begun for each key: what is left is counted only where it is little
         codes = takes[0].codes if len(takes) == 1 else np.concatenate([take.codes for take in takes])
         return "bytes" if self._chains.blocks_needed(codes) > blocks_max else None
 
@@ -390,7 +382,7 @@ class HotSet:
         self._mem = np.zeros(w.H_APPENDED_END + 1, np.int64)
         self._arena.close()
         self._taken = {}
-        del self._chains, self._ring, self._stores, self._dictionary
+        del self._chains, self._ring, self._stores, self._dictionary, self._taking
 
     def __enter__(self) -> HotSet:
         return self

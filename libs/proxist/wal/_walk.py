@@ -32,6 +32,7 @@ CHUNK_BYTES = 2**20
 """Read unit: large enough that the call costs nothing per record, small enough to hold for each follower."""
 SECTOR_BYTES = 512
 """The least that a disk fails to read."""
+_ZEROS = bytes(CHUNK_BYTES)
 _KINDS = {int(k): k for k in RecordKind}
 
 
@@ -127,7 +128,7 @@ class SegmentFile:
                 raw = self._pread(position, CHUNK_BYTES)
             except Damage:
                 return False
-            if raw.count(0) != len(raw):
+            if raw != _ZEROS[: len(raw)]:
                 return False
             position += len(raw) or self.size
         return True

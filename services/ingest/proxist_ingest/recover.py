@@ -110,12 +110,12 @@ def _recover_from(
     try:
         total_bytes = sum(one.bytes for _, path, _ in wanted for one in segments(path))
         meter = Meter(f"shard {record.shard} of {table.name}", total_bytes, progress)
-        replay = Replay(table, base, hot, carried, max(persisted, carried.persisted), meter)
         logs = []
-        for entry, path, begin in wanted:
-            found = _replay_log(replay, entry, path, begin, persisted, record)
-            logs.append(found)
-            _check_hole(found, entry, hot)
+        with Replay(table, base, hot, carried, max(persisted, carried.persisted), meter) as replay:
+            for entry, path, begin in wanted:
+                found = _replay_log(replay, entry, path, begin, persisted, record)
+                logs.append(found)
+                _check_hole(found, entry, hot)
         meter.done()
         end = logs[-1].seal_at if logs else usable_logs(record)[0]
         base.check(logs, end, replay.persisted)

@@ -5,10 +5,11 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 from pathlib import Path
+from types import TracebackType
 
 import pyarrow as pa
 
-from proxist.errors import LogCorrupt, Overloaded
+from proxist.errors import LogCorrupt
 from proxist.hot.writer import HotSet
 from proxist.model.ids import Epoch, Offset
 from proxist.model.table import Table
@@ -16,11 +17,14 @@ from proxist.wal import Record, RecordKind, RecoveredLog
 from proxist_ingest.base import Base
 from proxist_ingest.carried import Carried
 from proxist_ingest.logtail import LogTail
+from proxist_ingest.placer import Placer
 from proxist_ingest.producers import Original
-from proxist_ingest.residency import Residency, concat
+from proxist_ingest.residency import Residency
 
 REPLAY_ROWS = 65_536
 """Rows per step of a replay: one kernel call for many small records."""
+REPLAY_BYTES = 16 * 2**20
+"""And bytes of their records, so that long rows do not take more memory than short ones."""
 PROGRESS_NS = 1_000_000_000
 
 Progress = Callable[[str], None]
@@ -28,21 +32,30 @@ Progress = Callable[[str], None]
 
 class Replay:
     """Rows from the base's begin on go into `hot`, and from the base's place in the logs on every record counts for
-    `carried`. Holds REPLAY_ROWS rows, beside what the reader of the log holds."""
+    `carried`. Holds one group of REPLAY_ROWS rows or REPLAY_BYTES, and those that its Placer holds. To be entered first."""
 
     def __init__(
         self, table: Table, base: Base, hot: HotSet, carried: Carried, persisted: Offset, meter: Meter
     ) -> None:
         self.persisted = persisted
         """The highest mark that was seen."""
-        self._table, self._base, self._hot, self._carried = table, base, hot, carried
+        self._base, self._carried = base, carried
         # Every row that is read is on disk in its log: where memory is full, any may leave it.
-        self._residency = Residency(table, base.shard, hot, LogTail(Path(), lambda: hot.appended_end))
+        residency = Residency(table, base.shard, hot, LogTail(Path(), lambda: hot.appended_end))
+        self._placer = Placer(hot, residency, meter.subject)
         self._meter = meter
         self._epoch = Epoch(0)
-        self._waiting: list[tuple[Offset, pa.RecordBatch]] = []
-        self._waiting_rows = 0
+        self._waiting: list[pa.RecordBatch] = []
+        self._waiting_rows = self._waiting_bytes = 0
         self._arrived_ns = 0
+        self._next = hot.appended_end
+
+    def __enter__(self) -> Replay:
+        self._placer.__enter__()
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
+        self._placer.__exit__(kind, error, at)
 
     def begin(self, epoch: Epoch) -> None:
         """The records of this log follow."""
@@ -64,6 +77,7 @@ class Replay:
     def end(self, one: RecoveredLog) -> None:
         """The log is read, and sound up to `one.end`."""
         self._flush()
+        self._placer.settle()
         self.persisted = max(self.persisted, one.persisted)
         # A sealed log ends its last batch: batches never span logs, whose rows differ in `_log`.
         self._carried.bounds.cut(one.epoch, one.end)
@@ -87,39 +101,28 @@ class Replay:
         rows, first = record.batch(schema), record.first
         if first < self._base.begin:
             rows, first = rows.slice(self._base.begin - first), self._base.begin
-        expected = Offset(self._hot.appended_end + self._waiting_rows)
-        if first != expected:
+        if first != self._next:
             raise LogCorrupt(
-                f"Rows [{expected}, {first}) of shard {self._base.shard} are in no log of this data directory. Bring back "
+                f"Rows [{self._next}, {first}) of shard {self._base.shard} are in no log of this data directory. Bring back "
                 "the files that hold them; nothing was changed.",
                 cause="missing rows",
                 shard=self._base.shard,
-                lost_first=int(expected),
+                lost_first=int(self._next),
                 lost_end=int(first),
             )
-        self._waiting.append((first, rows))
+        self._waiting.append(rows)
         self._waiting_rows += rows.num_rows
+        self._waiting_bytes += len(record.body)
+        self._next = Offset(first + rows.num_rows)
         self._arrived_ns = record.arrived_ns
-        if self._waiting_rows >= REPLAY_ROWS:
+        if self._waiting_rows >= REPLAY_ROWS or self._waiting_bytes >= REPLAY_BYTES:
             self._flush()
 
     def _flush(self) -> None:
-        waiting, self._waiting, self._waiting_rows = self._waiting, [], 0
-        if not waiting:
-            return
-        together = concat([rows for _, rows in waiting])
-        if self._residency.room(together):
-            self._append(waiting[0][0], together)
-            return
-        for first, rows in waiting:  # one by one they take the room that the ones before leave
-            if not self._residency.room(rows):
-                raise Overloaded(f"The rows of {self._meter.subject} do not fit into its memory.")
-            self._append(first, rows)
-
-    def _append(self, first: Offset, rows: pa.RecordBatch) -> None:
-        end = self._hot.append(rows, first, self._arrived_ns)
-        self._hot.publish(end)
-        self._hot.set_persisted(Offset(min(self.persisted, end)))
+        waiting, first = self._waiting, Offset(self._next - self._waiting_rows)
+        self._waiting, self._waiting_rows, self._waiting_bytes = [], 0, 0
+        if waiting:
+            self._placer.place(first, waiting, self._arrived_ns, self.persisted)
 
 
 class Meter:
