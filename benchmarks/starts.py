@@ -20,7 +20,7 @@ from proxist.wal import encode_body, rows_record
 from proxist_ingest.recover import RecoveredShard, create_log, recover_shard
 from proxist_ingest.replay import Progress
 
-BATCH_ROWS = 1_000
+BATCH_ROWS, GROUP_BATCHES = 1_000, 64
 BYTES_PER_ROW = 160
 KERNELS = "import time; began = time.perf_counter(); import proxist.hot.kernels; print(time.perf_counter() - began)"
 
@@ -50,14 +50,17 @@ class CrashedOwner:
         self._record = ShardRecord(shard, DEFAULT_TENANT, spec.name, TableId(1), 0, "n")
 
     def write(self, rows: int, keys: int) -> None:
-        """Every row on disk in the shard's first log."""
+        """Every row on disk in the shard's first log, flushed group by group as an owner does at `disk`: a log of which no
+        flush is known is written once more by its recovery."""
         recovered = self.recover()
         log = create_log(self._directory, self._table, self._record.shard, Epoch(1), recovered)
         self._record = self._record.opened(recovered.end)
         recovered.hot.close()
         for piece in stream_rows(rows, keys):
-            for batch in piece.to_batches(max_chunksize=BATCH_ROWS):
+            for number, batch in enumerate(piece.to_batches(max_chunksize=BATCH_ROWS)):
                 log.append([rows_record(encode_body(batch), batch.num_rows, time.time_ns())])
+                if number % GROUP_BATCHES == 0:
+                    log.sync()
         log.close()
 
     def replay(self) -> float:
