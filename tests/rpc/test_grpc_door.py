@@ -142,9 +142,12 @@ def test_a_stream_fails_typed_after_its_first_messages(channel: grpc.Channel) ->
     assert raised.value.retry_after_s == 0.5
 
 
-def test_a_method_that_is_not_served_says_so(channel: grpc.Channel) -> None:
-    with pytest.raises(errors.InvalidArgument, match="UNIMPLEMENTED"):
+def test_a_method_that_is_not_served_says_so_and_is_no_failure_in_the_log(
+    channel: grpc.Channel, caplog: pytest.LogCaptureFixture
+) -> None:
+    with pytest.raises(errors.InvalidArgument, match="does not serve the method"):
         ingest.IngestServiceStub(channel).Evict(pb.EvictRequest())
+    assert not caplog.records
 
 
 def test_every_call_has_a_deadline(door: GrpcDoor) -> None:

@@ -182,6 +182,11 @@ def _stream(
 
 
 def _abort(context: Any, error: Exception) -> NoReturn:
+    if isinstance(
+        error, NotImplementedError
+    ):  # a servicer leaves the method out, as the library's health does with List
+        text = "This server does not serve the method. Its reflection names the others."
+        context.abort(grpc.StatusCode.UNIMPLEMENTED, text)
     if context.code() is not None:  # the servicer aborted by itself; its status stands
         raise error
     code, message, metadata = grpc_status(error)
