@@ -59,6 +59,8 @@ class Oracle:
     _opened: dict[ShardId, Epoch] = field(default_factory=dict)
     power_lost: set[ShardId] = field(default_factory=set)
     """Shards whose disk lost power since they were opened last."""
+    _cut: dict[ShardId, list[tuple[Epoch, int]]] = field(default_factory=dict)
+    """Per shard, under which epochs it went on after a loss of power that may take rows, and where."""
     checks: int = 0
 
     # ---- told by clients -------------------------------------------------------------------------------------------
@@ -75,6 +77,9 @@ class Oracle:
         one = self._acking.setdefault((part.shard, ack.epoch), node) if not ack.duplicate else node
         if one is not node:
             raise Violation(f"two owners ack under epoch {ack.epoch} of shard {part.shard}")
+        if ack.level == "os" and any(ack.epoch < new and ack.end > end for new, end in self._cut.get(part.shard, ())):
+            part.level, part.lost = part.level or ack.level, True  # the ack was on its way when the power was lost
+            return
         self.place(part, ack.end - ack.rows, "its ack says so")
         if "disk" in (ack.level, part.level) or ack.level == "cold":
             part.level = "cold" if ack.level == "cold" else "disk"
@@ -110,11 +115,13 @@ class Oracle:
         self.cluster.sim.say(
             f"shard {record.shard} is opened by {record.node} under epoch {record.epoch} at {log.start}"
         )
-        self._goes_on(record.shard, log.start)
+        self._goes_on(record.shard, record.epoch, log.start)
         self.power_lost.discard(record.shard)
 
-    def _goes_on(self, shard: ShardId, end: int) -> None:
+    def _goes_on(self, shard: ShardId, epoch: Epoch, end: int) -> None:
         on_disk = shard not in self.power_lost or self.cluster.table.spec.durability == "disk"
+        if not on_disk:
+            self._cut.setdefault(shard, []).append((epoch, end))
         for part in self.sent:
             if part.shard == shard and part.rows and part.first is not None and part.first + len(part.rows) > end:
                 if on_disk or part.level in ("disk", "cold"):
