@@ -16,12 +16,13 @@ from proxist.seam import ColdAsof, ColdCut, ColdFirstBy, ColdLastBy, ColdOp, Col
 
 KEYS_INLINE_MAX = 100
 """More keys travel as external data: a statement's text has a limit of 256 KiB by default."""
-PROBES_EACH = 8
+PROBES_EACH_MIN = 8
 """So many probes are always answered by a read of the primary key each, instead of a join with their keys' history."""
-ROWS_PER_PROBE = 1_000_000
-"""Of a table with so many rows for each probe the join costs more: such a read takes about 6 ms, a joined row 80 ns."""
+ROWS_PER_EACH = 1_000_000
+"""Of a table with so many rows for each probe or key, a read for each costs less than one of all their history: it takes
+about 6 ms, a row of a join 80 ns."""
 CUTS_EACH_MAX = 100
-"""A statement names the cuts for each such probe, and its text has a limit."""
+"""A statement names the cuts for each such read, and its text has a limit."""
 SETTINGS = {"session_timezone": "UTC"}
 
 
@@ -74,6 +75,8 @@ def statement_of(op: ColdOp) -> Statement:
     if isinstance(op, ColdAsof):
         return _asof(op)
     spec = op.table.spec
+    if isinstance(op, ColdLastBy | ColdFirstBy) and op.keys and len(op.keys) <= _reads_each_max(op.cuts, 1):
+        return Statement(_of_each_key(op, op.keys), {}, {})
     external: dict[str, pa.Table] = {}
     structures: dict[str, str] = {}
     where = [cuts_sql(op.cuts)]
@@ -89,6 +92,21 @@ def statement_of(op: ColdOp) -> Statement:
         where += time_range(spec.time, op.at_ns, None)
         text = _select(op, where) + _per_key(op, "ASC", 1)
     return Statement(text, external, structures)
+
+
+def _of_each_key(op: ColdLastBy | ColdFirstBy, keys: Sequence[str]) -> str:
+    last = isinstance(op, ColdLastBy)
+    low, high = (None, None if op.at_ns is None else _after(op.at_ns)) if last else (op.at_ns, None)
+    return " UNION ALL ".join(_one_row(op, key, low, high, "DESC" if last else "ASC") for key in dict.fromkeys(keys))
+
+
+def _one_row(op: ColdOp, key: str, low: int | None, high: int | None, order: str, shown: str = "") -> str:
+    """The first row in this order of a key with a time in [low, high): a read that ends where it meets one in the primary
+    key. `shown`: more columns."""
+    spec = op.table.spec
+    where = [cuts_sql(op.cuts), keys_sql(spec.key, [key]), *time_range(spec.time, low, high)]
+    rows = f"SELECT {_names(op.columns)}{shown} FROM {table_name(op.table)} WHERE {' AND '.join(where)}"
+    return f"SELECT * FROM ({rows} ORDER BY {_terms([*spec.order, '_log', '_offset'], order)} LIMIT 1)"
 
 
 def _select(op: ColdOp, where: Sequence[str]) -> str:
@@ -173,7 +191,7 @@ def _terms(columns: Sequence[str], direction: str) -> str:
 
 def _asof(op: ColdAsof) -> Statement:
     directions = ("backward", "forward") if op.direction == "nearest" else (op.direction,)
-    if len(op.probes.times_ns) <= _probes_each(op.cuts):
+    if len(op.probes.times_ns) <= _reads_each_max(op.cuts, PROBES_EACH_MIN):
         return Statement(" UNION ALL ".join(_each(op, d) for d in directions), {}, {})
     # Instants before DateTime64's first would be moved to it; no row is earlier, so only forward may be moved there.
     times = np.maximum(op.probes.times_ns, TIME_MIN)
@@ -190,24 +208,19 @@ def _asof(op: ColdAsof) -> Statement:
     return Statement(text, {"__px_probes": probes}, {"__px_probes": structure})
 
 
-def _probes_each(cuts: Sequence[ColdCut]) -> int:
-    """Up to how many probes a read for each is expected to be cheaper than a join."""
+def _reads_each_max(cuts: Sequence[ColdCut], least: int) -> int:
+    """Up to how many probes or keys, and `least` at any rate, a read for each is expected to be cheaper than one of all."""
     rows = sum({cut.shard: int(cut.below) for cut in cuts}.values())
-    return max(PROBES_EACH, min(rows // ROWS_PER_PROBE, CUTS_EACH_MAX // max(1, len(cuts))))
+    return max(least, min(rows // ROWS_PER_EACH, CUTS_EACH_MAX // max(1, len(cuts))))
 
 
 def _each(op: ColdAsof, direction: str) -> str:
-    """One statement per probe, that ends at the first row which it meets in the primary key."""
-    spec = op.table.spec
+    """One read per probe."""
+    order = "DESC" if direction == "backward" else "ASC"
     parts = []
     for i, (key, at) in enumerate(zip(op.probes.keys.to_pylist(), op.probes.times_ns.tolist(), strict=True)):
         low, high = _window(op, direction, at, at)
-        where = [cuts_sql(op.cuts), keys_sql(spec.key, [key]), *time_range(spec.time, low, high)]
-        order = _terms([*spec.order, "_log", "_offset"], "DESC" if direction == "backward" else "ASC")
-        parts.append(
-            f"SELECT * FROM (SELECT {_names(op.columns)}, toInt64({i}) AS `_probe` FROM {table_name(op.table)} "
-            f"WHERE {' AND '.join(where)} ORDER BY {order} LIMIT 1)"
-        )
+        parts.append(_one_row(op, key, low, high, order, f", toInt64({i}) AS `_probe`"))
     if not parts:
         return f"SELECT {_names(op.columns)}, toInt64(0) AS `_probe` FROM {table_name(op.table)} WHERE 0"
     return " UNION ALL ".join(parts)

@@ -1,4 +1,4 @@
-"""Probes of history: each by a read of the primary key where the table is large for them, else all in one join."""
+"""Probes and keys of history: each by a read of the primary key where the table is large for them, else all in one."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from test_query_windows import SECOND, SYMBOLS, T0, TICKS, bits, ticks
 from proxist.hot.ops import Probes
 from proxist.model.ids import LogId, Offset, ShardId
 from proxist.model.table import Table
-from proxist.seam import ColdAsof, ColdCut
+from proxist.seam import ColdAsof, ColdCut, ColdOp
 from proxist_query import cold
 
 
@@ -52,6 +52,33 @@ def test_both_ways_find_the_same_rows(
     )
     query = {"asof": {"left": {"probe": True}, "right": {"table": "ticks"}, "direction": direction, **beside}}
     joined = bits(tiers.ask(query, probes).rows)
-    monkeypatch.setattr(cold, "ROWS_PER_PROBE", 1)
+    monkeypatch.setattr(cold, "ROWS_PER_EACH", 1)
     assert bits(tiers.ask(query, probes).rows).equals(joined)
     assert joined.column("id").null_count < 60
+
+
+@pytest.mark.parametrize("verb", ["last_by", "first_by"])
+@pytest.mark.parametrize("at", [None, T0 + 60 * SECOND, T0 - 200 * SECOND], ids=["any time", "at", "before all"])
+def test_both_ways_find_the_same_row_of_a_key(
+    tiers: RealTiers, monkeypatch: pytest.MonkeyPatch, verb: str, at: int | None
+) -> None:
+    tiers.create({**TICKS, "shards": 3})
+    tiers.write("ticks", ticks(1))
+    tiers.persist("ticks", 1.0)
+    tiers.evict("ticks", 1.0)
+    keys = ["A", "rare", "nobody", "é", "A", "B'\\"]
+    query = {verb: {"table": "ticks", "keys": keys, **({} if at is None else {"at": at})}}
+    together = bits(tiers.ask(query).rows)
+    statements: list[str] = []
+    text_of = cold.statement_of
+
+    def noted(op: ColdOp) -> cold.Statement:
+        made = text_of(op)
+        statements.append(made.text)
+        return made
+
+    monkeypatch.setattr(cold, "ROWS_PER_EACH", 1)
+    monkeypatch.setattr(cold, "statement_of", noted)
+    assert bits(tiers.ask(query).rows).equals(together)
+    assert not any("LIMIT 1 BY" in text for text in statements)
+    assert together.num_rows == (0 if (verb, at) == ("last_by", T0 - 200 * SECOND) else 4)
