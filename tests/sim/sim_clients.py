@@ -122,7 +122,7 @@ class Producer:
         return True
 
     def _may_have_lost(self, part: Sent) -> bool:
-        return any(p.lost for p in self.oracle.sent if p.producer == part.producer)
+        return any(self.oracle.may_lack(p) for p in self.oracle.sent if p.producer == part.producer)
 
     def _route(self, shard: ShardId) -> IngestProcess:
         """The owner; now and then one that was, since shard maps are old at times."""

@@ -132,6 +132,12 @@ class Oracle:
         for offset in [offset for offset in places if offset >= end]:
             del places[offset]
 
+    def may_lack(self, part: Sent) -> bool:
+        """Whether a loss of power took the part, or may have: one without rows leaves no offset that would tell."""
+        if part.rows or part.level != "os" or part.first is None:
+            return part.lost
+        return any(part.first >= end for _, end in self._cut.get(part.shard, ()))
+
     # ---- told by queries -------------------------------------------------------------------------------------------
 
     def scanned(self, rows: Sequence[Row], ends: dict[ShardId, int], acked_before: Iterable[Sent], order: bool) -> None:
