@@ -219,7 +219,7 @@ def test_an_outage_that_memory_has_no_room_for(tmp_path: Path) -> None:
             outage_reads, outage_floors, slowest = len(readers.seconds), readers.floors, max(readers.seconds)
             assert max(warm) > 0, "memory had room for the whole outage"
             assert outage_floors > 0, "nothing was read from the log"
-            caught_up = catch_up(control, feed, look, readers)
+            behind, took_s, rate, live_then = catch_up(control, feed, look, readers)
         finally:
             feed.stop.set()
             readers.stop.set()
@@ -232,16 +232,20 @@ def test_an_outage_that_memory_has_no_room_for(tmp_path: Path) -> None:
             f"\nseed {seed}: {OUTAGE_S:g} s without ClickHouse at {live:,.0f} rows/s into {HOT}; {feed.acked:,} rows; "
             f"{max(warm):,} warm at most; owner {memory[0] / 2**20:.0f} to {max(memory) / 2**20:.0f} MiB; "
             f"{outage_reads} reads meanwhile ({outage_floors} of the log, {slowest:.2f} s the slowest), "
-            f"{len(readers.seconds) - outage_reads} after it ({max(readers.seconds[outage_reads:]):.2f} s); {caught_up}"
+            f"{len(readers.seconds) - outage_reads} after it ({max(readers.seconds[outage_reads:]):.2f} s); "
+            f"catch-up of {behind:,} rows in {took_s:.1f} s at {rate:,.0f} rows/s beside {live_then:,.0f} that came"
         )
         assert max(memory) < memory[0] + parse_bytes(HOT, "PROXIST_OUTAGE_HOT") + RSS_SLACK_BYTES
         control.evict("trades", all=True)
         assert_all_there(cluster, query, feed.acked)
+        assert rate >= 2 * live_then, f"the catch-up is {rate:,.0f} rows/s, beside {live_then:,.0f} that come"
         control.close()
 
 
-def catch_up(control: Control, feed: Feed, look: Callable[[], None], readers: Readers) -> str:
-    """Until ClickHouse is seconds behind the rows that still come; what was measured, in words."""
+def catch_up(
+    control: Control, feed: Feed, look: Callable[[], None], readers: Readers
+) -> tuple[int, float, float, float]:
+    """Until ClickHouse is seconds behind the rows that still come: (rows it was behind, seconds, rows/s, rows/s that came)."""
     (mark,) = control.marks("trades")
     began, acked, persisted = time.monotonic(), feed.acked, mark.persisted
     behind = mark.end - mark.persisted
@@ -251,9 +255,7 @@ def catch_up(control: Control, feed: Feed, look: Callable[[], None], readers: Re
         watch(0.5, look, (feed, readers))
         (mark,) = control.marks("trades")
     took_s = time.monotonic() - began
-    live, rate = (feed.acked - acked) / took_s, (mark.persisted - persisted) / took_s
-    assert rate >= 2 * live, f"the catch-up is {rate:,.0f} rows/s, beside {live:,.0f} that come"
-    return f"catch-up of {behind:,} rows in {took_s:.1f} s at {rate:,.0f} rows/s beside {live:,.0f} that came"
+    return behind, took_s, (mark.persisted - persisted) / took_s, (feed.acked - acked) / took_s
 
 
 def assert_all_there(cluster: LocalCluster, query: str, count: int) -> None:
