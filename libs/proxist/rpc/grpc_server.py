@@ -182,9 +182,8 @@ def _stream(
 
 
 def _abort(context: Any, error: Exception) -> NoReturn:
-    if isinstance(
-        error, NotImplementedError
-    ):  # a servicer leaves the method out, as the library's health does with List
+    # What the generated base class raises for a method that its servicer leaves out, as the library's health does with List.
+    if isinstance(error, NotImplementedError):
         text = "This server does not serve the method. Its reflection names the others."
         context.abort(grpc.StatusCode.UNIMPLEMENTED, text)
     if context.code() is not None:  # the servicer aborted by itself; its status stands
