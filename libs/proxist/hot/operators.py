@@ -153,7 +153,7 @@ class Operators:
         if len(found) < len(searched):
             return None
         rows = plan.gather(slots, order=order)
-        if found[-1][1] | found[0][1] and not reading.still_valid(self._mem, self._L, slots, versions):
+        if any(boundary for _, boundary in found) and not reading.still_valid(self._mem, self._L, slots, versions):
             return None
         undecided = found[0][0] if len(found) == 1 else np.concatenate([needed for needed, _ in found])
         if len(order):
