@@ -112,7 +112,7 @@ class Chains:
             self._mem[at[w.L_SEQ] + sources] = seqs
         put(sources)
         self._boundaries.copy(sources, targets, len(codes), stores)
-        self._keys[keys + w.K_LAST_TIME], self._keys[keys + w.K_LAST_SLOT] = times, sources + 1
+        self._keys[keys + w.K_LAST_TIME], self._keys[keys + w.K_LAST] = times, sources + 1
         self._keys[keys + w.K_LAST_SEQ] = seqs ^ w.INT64_MIN if len(seqs) else 0
         evicting.commit_boundaries(self._mem, self._L, self._keys, sources, targets, len(codes))
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 from typing import Any
 
 from proxist.hot.jit import fence, i32w, i64, i64r, i64w, kernel, part, u8w
+from proxist.hot.kernels_last import slot_of, word_of
 from proxist.hot.kernels_search import lower_bound, seq_at
 from proxist.hot.words import (
     B_COUNT,
@@ -24,7 +25,7 @@ from proxist.hot.words import (
     INT64_MAX,
     INT64_MIN,
     K_EVICTED_SLOT,
-    K_LAST_SLOT,
+    K_LAST,
     K_TAIL,
     KEY_STRIDE,
     L_BOUNDARY,
@@ -223,9 +224,9 @@ def commit_boundaries(mem: Array, L: Array, K: Array, sources: Array, targets: A
     fence()
     for i in range(count):
         key = (targets[i] - L[L_SLOTS]) >> 1
-        if K[key * KEY_STRIDE + K_LAST_SLOT] - 1 == sources[i]:
-            K[key * KEY_STRIDE + K_LAST_SLOT] = targets[i] + 1
-            mem[L[L_LAST] + key] = targets[i] + 1
+        if slot_of(K[key * KEY_STRIDE + K_LAST]) == sources[i]:
+            K[key * KEY_STRIDE + K_LAST] = word_of(targets[i], 0)
+            mem[L[L_LAST] + key] = word_of(targets[i], 0)
     return max_time
 
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 from typing import Any
 
 from proxist.hot.jit import fence, i64, i64r, i64w, kernel, part
+from proxist.hot.kernels_last import is_between, slot_of
 from proxist.hot.kernels_search import header_of, lower_bound, rows_between, search_back, search_forward, seq_at
 from proxist.hot.words import (
     B_FIRST,
@@ -95,13 +96,12 @@ def last_from(
     """`last_of`, beginning at a block as `search_back` does."""
     if complete == 1 and (time == INT64_MAX or _tail_before(mem, L, key, time)):
         # The last row of all the key's rows ever: if it is inside, nothing else needs to be looked at.
-        slot = mem[L[L_LAST] + key] - 1
-        if slot >= 0 and slot < L[L_SLOTS]:
+        word = mem[L[L_LAST] + key]
+        slot = slot_of(word)
+        if slot >= 0 and slot < L[L_SLOTS] and is_between(word, seam, end):
             fence()
-            if mem[L[L_TIME] + slot] <= time:
-                offset = mem[L[L_OFFSET] + slot]
-                if offset >= seam and offset < end:
-                    return slot, 0, 1, 0
+            if time == INT64_MAX or mem[L[L_TIME] + slot] <= time:
+                return slot, 0, 1, 0
     version, boundary, boundary_time, boundary_offset = boundary_of(mem, L, key)
     if version < 0:
         return TORN, 0, 0, 0
@@ -157,20 +157,15 @@ def _by_key(
 
 @part
 def newest_rows(mem: Array, L: Array, codes: Array, seam: int, end: int, slots: Array, versions: Array) -> int:
-    """1 if every key's last row is one of [seam, end): then `slots` has them. Loops without calls overlap their misses."""
+    """1 if every key's last row is one of [seam, end): then `slots` has them. It touches the words of the keys alone."""
     outside = 0
     for i in range(codes.size):
         key = codes[i]
-        slot = mem[L[L_LAST] + key] - 1 if key >= 0 and key < L[L_KEYS] else -1
-        outside += 1 if slot < 0 or slot >= L[L_SLOTS] else 0
-        slots[i] = slot
-    if outside > 0:
-        return 0
+        word = mem[L[L_LAST] + key] if key >= 0 and key < L[L_KEYS] else 0
+        slot = slot_of(word)
+        outside += 0 if slot >= 0 and slot < L[L_SLOTS] and is_between(word, seam, end) else 1
+        slots[i], versions[i] = slot, 0
     fence()
-    for i in range(codes.size):
-        offset = mem[L[L_OFFSET] + slots[i]]
-        versions[i] = 0
-        outside += 1 if offset < seam or offset >= end else 0
     return 1 if outside == 0 else 0
 
 

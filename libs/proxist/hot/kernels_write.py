@@ -17,6 +17,7 @@ from __future__ import annotations
 from typing import Any
 
 from proxist.hot.jit import fence, i32r, i32w, i64, i64r, i64w, kernel, part, prefetch, u8r, u8w, u16r, u16w
+from proxist.hot.kernels_last import word_of
 from proxist.hot.words import (
     B_BEFORE_SEQ,
     B_BEFORE_TIME,
@@ -47,8 +48,8 @@ from proxist.hot.words import (
     GROUP_SHIFT,
     INT64_MAX,
     INT64_MIN,
+    K_LAST,
     K_LAST_SEQ,
-    K_LAST_SLOT,
     K_LAST_TIME,
     K_PENDING,
     K_TAIL,
@@ -251,8 +252,8 @@ def place(
         if _pair_less(time, seq, W[w + B_MIN_TIME], W[w + B_MIN_SEQ]):
             W[w + B_MIN_TIME], W[w + B_MIN_SEQ] = time, seq
         W[w + B_COUNT] += 1
-        if K[k + K_LAST_SLOT] == 0 or not _pair_less(time, seq, K[k + K_LAST_TIME], K[k + K_LAST_SEQ]):
-            K[k + K_LAST_TIME], K[k + K_LAST_SEQ], K[k + K_LAST_SLOT] = time, seq, slot + 1
+        if K[k + K_LAST] == 0 or not _pair_less(time, seq, K[k + K_LAST_TIME], K[k + K_LAST_SEQ]):
+            K[k + K_LAST_TIME], K[k + K_LAST_SEQ], K[k + K_LAST] = time, seq, word_of(slot, first + r)
         min_time = min(min_time, time)
     st[S_TOUCHED_BLOCKS] = blocks
     st[S_TOUCHED_KEYS] = keys
@@ -280,7 +281,7 @@ def expose(mem: Array, L: Array, W: Array, K: Array, st: Array, touched_blocks: 
     for i in range(st[S_TOUCHED_KEYS]):
         key = touched_keys[i]
         mem[L[L_TAIL] + key] = K[key * KEY_STRIDE + K_TAIL]
-        mem[L[L_LAST] + key] = K[key * KEY_STRIDE + K_LAST_SLOT]
+        mem[L[L_LAST] + key] = K[key * KEY_STRIDE + K_LAST]
     return 0
 
 

@@ -17,6 +17,7 @@ import pyarrow as pa
 
 from proxist.errors import Unavailable
 from proxist.hot import words as w
+from proxist.hot.kernels_last import ROWS_MAX
 from proxist.model.table import Column, TableSpec, parse_spec
 from proxist.model.types import is_fixed_width
 
@@ -162,11 +163,12 @@ def block_bytes(spec: TableSpec, block_rows: int) -> int:
 def plan_layout(
     spec: TableSpec, tenant: str, hot_bytes: int, *, block_rows: int | None = None, keys_max: int = KEYS_MAX
 ) -> Layout:
-    """Cut `hot_bytes` into blocks. Small hot sets get smaller blocks, so that many keys still find one."""
+    """Cut `hot_bytes` into blocks, of ROWS_MAX rows at most. Small hot sets get smaller blocks, so that many keys still
+    find one."""
     rows = block_rows or BLOCK_ROWS_MAX
     while block_rows is None and rows > 16 and hot_bytes // block_bytes(spec, rows) < 4096:
         rows //= 2
-    blocks = max(16, hot_bytes // block_bytes(spec, rows))
+    blocks = max(16, min(hot_bytes // block_bytes(spec, rows), ROWS_MAX // rows))
     regions: dict[str, Region] = {}
     at = PAGE + DESCRIPTOR_BYTES_MAX
     for name, dtype, length in _parts(spec, blocks, blocks * rows + 2 * keys_max, keys_max, hot_bytes):

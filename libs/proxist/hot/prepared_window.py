@@ -13,6 +13,7 @@ from proxist.hot import words as w
 from proxist.hot.arena import Views
 from proxist.hot.kernels import prepared as kernels
 from proxist.hot.kernels import read as reading
+from proxist.hot.kernels_last import named_between, slot_named
 from proxist.hot.keys import KeyIndex
 from proxist.hot.layout import Layout
 from proxist.hot.summaries import Found, Series, question_of
@@ -50,7 +51,7 @@ class PreparedWindow:
         )
         self._word = views.mem.item
         """One word of the memory as an int, faster than by an index."""
-        self._times, self._offsets, self._slots = (int(L[at]) for at in (w.L_TIME, w.L_OFFSET, w.L_SLOTS))
+        self._times, self._slots = int(L[w.L_TIME]), int(L[w.L_SLOTS])
         self._codes: Ints = np.zeros(0, np.int64)
         self._last_at = 0
         self._series: Series | None = None
@@ -104,8 +105,9 @@ class PreparedWindow:
     def _last_row(self, seam: int, end: int) -> bool:
         """Whether the key has a last row in RAM, whose slot is noted; where RAM cannot tell that is noted too."""
         word, complete = self._word, self._word(w.H_COMPLETE)
-        slot = word(self._last_at) - 1
-        if complete and 0 <= slot < self._slots and seam <= word(self._offsets + slot) < end:
+        last = word(self._last_at)
+        slot = slot_named(last)
+        if complete and 0 <= slot < self._slots and named_between(last, seam, end):
             self._slot[0] = slot
             return True
         found = reading.last_by(

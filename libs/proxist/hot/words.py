@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 MAGIC = 0x31544F_48585250  # "PRXHOT1" read as a little-endian int64
-VERSION = 1
+VERSION = 2
 INT64_MIN = -(2**63)
 INT64_MAX = 2**63 - 1
 
@@ -30,7 +30,7 @@ SHARED_WORDS = 21
 MIRROR_STRIDE = 32
 
 # The writer's words per key (stride 8).
-K_TAIL, K_LAST_TIME, K_LAST_SEQ, K_LAST_SLOT, K_PENDING, K_TOUCHED, K_EVICTED_SLOT = range(7)
+K_TAIL, K_LAST_TIME, K_LAST_SEQ, K_LAST, K_PENDING, K_TOUCHED, K_EVICTED_SLOT = range(7)
 KEY_STRIDE = 8
 
 # The writer's state.
