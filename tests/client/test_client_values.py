@@ -23,7 +23,8 @@ from proxist.client.frames import AsIs, conform, is_frame, split_by_slot, to_bat
 from proxist.client.queries import names
 from proxist.client.times import to_duration_ns, to_time_ns
 from proxist.errors import InvalidArgument, SchemaMismatch
-from proxist.model.table import key_slot, parse_spec
+from proxist.model.slots import key_slot
+from proxist.model.table import parse_spec
 
 TABLE = parse_spec(SPEC)
 NS = 1_723_161_600_123_456_789

@@ -23,7 +23,7 @@ from doors import action, by_get, put
 from test_kill_each_service import clickhouse_door
 
 from proxist.client import Writer, connect
-from proxist.model.table import key_slot
+from proxist.model.slots import key_slot
 from proxist.testing.cluster import LocalCluster
 
 pytestmark = [pytest.mark.cluster, pytest.mark.slow, pytest.mark.timeout(7200)]

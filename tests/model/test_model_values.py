@@ -12,7 +12,8 @@ from hypothesis import strategies as st
 from proxist.errors import InvalidArgument, UnsupportedType, error_classes, from_json
 from proxist.model.ids import Epoch, Offset, ShardId, epoch_of_log, log_id, shard_of_log
 from proxist.model.query import Agg, Asof, Bars, LastBy, Scan, Window, parse_query
-from proxist.model.table import key_slot, parse_spec
+from proxist.model.slots import key_slot, slots_of
+from proxist.model.table import parse_spec
 from proxist.model.token import Mark, Token, parse_token
 from proxist.model.types import accepts, parse_type
 from proxist.model.units import format_time_ns, parse_bytes, parse_duration_ns, parse_time_ns
@@ -140,6 +141,17 @@ def test_other_encodings_of_a_string_are_taken() -> None:
 
 def test_the_slot_of_a_key_never_changes() -> None:
     assert [key_slot(key, 8) for key in ("BTCUSDT", "ETHUSDT", "", "ü")] == [5, 7, 2, 6]
+
+
+def test_the_slots_of_a_column_are_those_of_its_keys_in_every_encoding() -> None:
+    names = pa.array([f"S{n}" for n in range(128)])
+    plain = pa.array(["BTCUSDT", None, "", "ü", "BTCUSDT"])
+    small = pa.DictionaryArray.from_arrays(pa.array([0, None, 127], pa.int8()), names)
+    for keys in (plain, plain.slice(1, 3), plain.dictionary_encode(), small, names.slice(0, 0)):
+        for slots in (1, 2, 8):
+            expected = [0 if key is None else key_slot(key, slots) for key in keys.to_pylist()]
+            assert slots_of(keys, slots).tolist() == expected  # hashed
+            assert slots_of(keys, slots).tolist() == expected  # remembered
 
 
 def test_a_query_has_exactly_one_verb() -> None:

@@ -10,7 +10,8 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from proxist.errors import InvalidArgument, InvalidBatch, SchemaMismatch
-from proxist.model.table import Column, TableSpec, key_slot
+from proxist.model.slots import slots_of
+from proxist.model.table import Column, TableSpec
 from proxist.model.types import accepts
 
 
@@ -233,8 +234,5 @@ def split_by_slot(batch: pa.RecordBatch, key: str, slots: int) -> list[pa.Record
     """
     if slots == 1:
         return [batch]
-    keys = batch.column(key)
-    encoded = keys if pa.types.is_dictionary(keys.type) else keys.dictionary_encode()
-    table = np.array([key_slot(k or "", slots) for k in encoded.dictionary.to_pylist()] + [0], dtype=np.int64)
-    slot_of_row = table[encoded.indices.fill_null(len(table) - 1).to_numpy(zero_copy_only=False)]
+    slot_of_row = slots_of(batch.column(key), slots)
     return [batch.take(pa.array(np.flatnonzero(slot_of_row == slot))) for slot in range(slots)]

@@ -6,11 +6,13 @@ import re
 from dataclasses import dataclass, field
 from typing import Any
 
+import numpy as np
+import numpy.typing as npt
 import pyarrow as pa
-import xxhash
 
 from proxist.errors import InvalidArgument
 from proxist.model.ids import ShardId, TableId
+from proxist.model.slots import key_slot, slots_of
 from proxist.model.types import KEY_TYPE, SEQ_TYPE, TIME_TYPE, is_fixed_width, parse_type
 from proxist.model.units import parse_bytes, parse_duration_ns
 
@@ -116,6 +118,10 @@ class Table:
         """Which slot (index into `shard_ids`) holds the rows of `key`."""
         return key_slot(key, len(self.shard_ids))
 
+    def slots_of(self, keys: pa.Array) -> npt.NDArray[np.int64]:
+        """`slot_of` each of `keys`."""
+        return slots_of(keys, len(self.shard_ids))
+
     def to_json(self) -> dict[str, Any]:
         return {
             "id": self.id,
@@ -135,11 +141,6 @@ def table_from_json(wire: dict[str, Any]) -> Table:
         tuple(ShardId(s) for s in wire["shard_ids"]),
         wire["schema_version"],
     )
-
-
-def key_slot(key: str, slots: int) -> int:
-    """`xxh3_64(utf8(key)) mod slots`: part of the public surface, since SDKs route by it."""
-    return 0 if slots == 1 else xxhash.xxh3_64_intdigest(key.encode()) % slots
 
 
 _SPEC_KEYS = {

@@ -62,9 +62,7 @@ class AsofJoin:
         table = self.columns.table
         if len(table.shard_ids) == 1:
             return {table.shard_ids[0]: None}
-        encoded = probes.keys.dictionary_encode()
-        slots = np.array([table.slot_of(key) for key in encoded.dictionary.to_pylist()], np.int64)
-        of_probe = slots[encoded.indices.to_numpy(zero_copy_only=False)] if len(probes.times_ns) else slots
+        of_probe = table.slots_of(probes.keys)
         return {table.shard_ids[slot]: np.flatnonzero(of_probe == slot) for slot in np.unique(of_probe)}
 
     def answer(self, left: pa.Table, matches: pa.Table) -> pa.Table:

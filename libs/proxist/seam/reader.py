@@ -206,6 +206,4 @@ def shards_of(table: Table, keys: tuple[str, ...] | None) -> dict[ShardId, tuple
 
 def shards_of_rows(table: Table, keys: pa.ChunkedArray) -> npt.NDArray[np.int64]:
     """The shard of each row by its key."""
-    encoded = keys.combine_chunks().dictionary_encode()
-    of_key = np.array([table.shard_ids[table.slot_of(key)] for key in encoded.dictionary.to_pylist()], np.int64)
-    return of_key[encoded.indices.to_numpy()]
+    return np.array(table.shard_ids, np.int64)[table.slots_of(keys.combine_chunks())]

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
 
 from proxist.errors import InvalidBatch
 from proxist.model.table import Table
@@ -15,7 +14,7 @@ def split(rows: pa.RecordBatch, table: Table) -> dict[int, pa.RecordBatch]:
     slots = len(table.shard_ids)
     if slots == 1 or not rows.num_rows:
         return {0: rows} if rows.num_rows else {}
-    of_row = _slot_per_row(rows, table)
+    of_row = table.slots_of(rows.column(table.spec.key))
     present = np.unique(of_row)
     if len(present) == 1:
         return {int(present[0]): rows}
@@ -31,16 +30,10 @@ def check_slot(rows: pa.RecordBatch, table: Table, slot: int) -> None:
         )
     if not rows.num_rows or len(table.shard_ids) == 1:
         return
-    wrong = np.flatnonzero(_slot_per_row(rows, table) != slot)
+    wrong = np.flatnonzero(table.slots_of(rows.column(table.spec.key)) != slot)
     if len(wrong):
         key = rows.column(table.spec.key)[int(wrong[0])].as_py()
         raise InvalidBatch(
             f"The part for slot {slot} of table {table.name!r} has key {key!r}, which belongs to slot "
             f"{table.slot_of(key)}. Route by xxh3_64(key) mod {len(table.shard_ids)}, or send without `slot`."
         )
-
-
-def _slot_per_row(rows: pa.RecordBatch, table: Table) -> np.ndarray[tuple[int], np.dtype[np.int64]]:
-    keys = pc.dictionary_encode(rows.column(table.spec.key))
-    slots = np.array([table.slot_of(key) for key in keys.dictionary.to_pylist()], dtype=np.int64)
-    return slots[keys.indices.to_numpy()]
