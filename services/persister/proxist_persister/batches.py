@@ -15,7 +15,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import xxhash
 
-from proxist.clickhouse import INSERT_ROWS_MAX, partition_of, sort_columns
+from proxist.clickhouse import INSERT_ROWS_MAX, partition_of
 from proxist.errors import InternalError
 from proxist.model.ids import TIME_MAX, TIME_MIN, LogId, Offset, ShardId, shard_of_log
 from proxist.model.table import TableSpec
@@ -140,8 +140,19 @@ def missing_part(insert: Insert, missing: npt.NDArray[np.bool_], unkept: int = 0
 
 
 def _sorted(spec: TableSpec, rows: pa.Table) -> pa.Table:
-    order = [(name, "ascending") for name in sort_columns(spec)]
-    return rows.take(pc.sort_indices(rows, order)).combine_chunks()
+    """Rows of one log that come by offset, in the table's order (`sort_columns`).
+
+    Integers are sorted, stably: the keys' ranks among the few that there are, and times that mostly ascend already. A
+    sort of the rows as they are takes ten times as long, more than anything else that is done for a row here.
+    """
+    keys = rows[spec.key].combine_chunks().dictionary_encode()
+    by_name = pc.sort_indices(keys.dictionary).to_numpy()
+    rank = np.empty(len(by_name), np.uint16 if len(by_name) <= 1 << 16 else np.int64)
+    rank[by_name] = np.arange(len(by_name))
+    times = rows[spec.time].to_numpy().view(np.int64)
+    seqs = () if spec.seq is None else (rows[spec.seq].to_numpy(),)
+    order = np.lexsort((*seqs, times, rank[keys.indices.to_numpy()]))
+    return rows.take(pa.array(order)).combine_chunks()
 
 
 def _in_blocks(partition: str, token: str, rows: pa.Table) -> Iterator[Insert]:
