@@ -19,7 +19,7 @@ from proxist.errors import (
     SchemaMismatch,
     Unavailable,
 )
-from proxist.model.table import key_slot
+from proxist.model.slots import key_slot
 from proxist.model.token import parse_token
 
 
@@ -62,6 +62,42 @@ def test_each_row_goes_to_the_owner_of_its_slot_and_each_number_to_every_slot(th
             assert all(key_slot(key, 3) == told["slot"] for key in batch["symbol"].to_pylist())
     numbers = sorted((m["seq"], m["slot"]) for node in three_slots.nodes.values() for m in node.metadata)
     assert numbers == [(seq, slot) for seq in range(1, 21) for slot in range(3)]
+
+
+def test_a_batch_says_that_it_is_alone_where_no_other_is_on_its_way(one_owner: FakeCluster) -> None:
+    owner, gate = one_owner.nodes["ingest-0"], threading.Event()
+
+    def hold(told: dict[str, Any]) -> None:
+        assert told["seq"] != 2 or gate.wait(20)
+
+    owner.fault = hold
+    with connect(one_owner) as connection, connection.table("trades").writer() as writer:
+        writer.write(rows(1))
+        writer.send(rows(1, 1))
+        writer.send(rows(1, 2))
+        gate.set()
+        writer.flush()
+    assert [told.get("alone", False) for told in owner.metadata] == [True, True, False]
+
+
+def test_a_full_window_takes_more_once_a_quarter_of_it_is_acked(one_owner: FakeCluster) -> None:
+    owner, acked, gate = one_owner.nodes["ingest-0"], threading.Semaphore(0), threading.Event()
+
+    def hold(told: dict[str, Any]) -> None:
+        assert told["seq"] != 3 or gate.wait(20)
+
+    def told(_rows: int, _seconds: float) -> None:
+        acked.release()
+
+    owner.fault = hold
+    with connect(one_owner) as connection, connection.table("trades").writer(window=8, on_ack=told) as writer:
+        for n in range(8):
+            writer.send(rows(1, n))
+        assert acked.acquire(timeout=20)
+        assert acked.acquire(timeout=20)
+        writer.send(rows(1, 8))  # two of eight are acked, and no other will be
+        gate.set()
+    assert sorted(one_owner.stored()) == list(range(9))
 
 
 @pytest.mark.parametrize("error", [Overloaded("full", retry_after_s=0.01), Unavailable("gone")])

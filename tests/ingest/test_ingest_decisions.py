@@ -208,6 +208,7 @@ def test_dedup_forgets_a_batch_that_was_not_written() -> None:
         ({"acks": ["cold", "disk", "os"]}, "os", PutRequest("os", acks=("disk", "cold"))),
         ({"slot": 3}, "os", PutRequest("os", slot=3)),
         ({"producer": "p", "seq": 7, "follows": True}, "os", PutRequest("os", "p", 7, follows=True)),
+        ({"alone": True}, "os", PutRequest("os", alone=True)),
     ],
 )
 def test_a_stream_may_raise_the_level_and_never_lower_it(metadata: Any, table_level: str, expected: PutRequest) -> None:
@@ -231,6 +232,7 @@ def test_a_stream_may_raise_the_level_and_never_lower_it(metadata: Any, table_le
         (b'{"acks": ["stone"]}', "`acks`"),
         (b'{"slot": -1}', "`slot`"),
         (b'{"follows": 1}', "`follows`"),
+        (b'{"alone": "yes"}', "`alone`"),
     ],
 )
 def test_a_wrong_request_is_refused_by_field(metadata: bytes, names: str) -> None:

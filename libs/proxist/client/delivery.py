@@ -64,6 +64,10 @@ class Delivery:
         self.next_seq = first_seq
         self._settings: dict[str, Any] = {} if durability is None else {"durability": durability}
         self._window = window
+        self._resumes_at = window - max(1, window // 4)
+        """Who found the window full goes on from here, with several batches at a time instead of one per ack."""
+        self._waiters = 0
+        """Threads that wait for acks, not for room."""
         self._retry_s = retry_s
         self._on_ack = on_ack
         self._route = threading.Lock()
@@ -94,7 +98,12 @@ class Delivery:
     def wait(self, done: Callable[[], bool], timeout_s: float | None) -> None:
         """Until `done()`, which is asked under `_state`. Raises the delivery's error, or DeadlineExceeded."""
         with self._state:
-            if not self._state.wait_for(lambda: done() or self._failed is not None, timeout_s):
+            self._waiters += 1
+            try:
+                in_time = self._state.wait_for(lambda: done() or self._failed is not None, timeout_s)
+            finally:
+                self._waiters -= 1
+            if not in_time:
                 raise DeadlineExceeded(
                     f"Table {self._map.spec.name!r} acked not all batches within {timeout_s} s; "
                     "they are still on their way. Wait again, or give it longer."
@@ -126,7 +135,8 @@ class Delivery:
 
     def _reserve(self, size: int) -> None:
         with self._state:
-            self._state.wait_for(lambda: self._failed is not None or self._has_room(size))
+            if not self._has_room(size, self._window - 1):
+                self._state.wait_for(lambda: self._failed is not None or self._has_room(size, self._resumes_at))
             if self._failed is not None:
                 raise self._failed
             if not self._reserved:
@@ -134,9 +144,9 @@ class Delivery:
             self._reserved += 1
             self._reserved_bytes += size
 
-    def _has_room(self, size: int) -> bool:
-        """One batch always fits, however large."""
-        fits = self._reserved < self._window and self._reserved_bytes + size <= WINDOW_BYTES_MAX
+    def _has_room(self, size: int, others: int) -> bool:
+        """Beside `others` batches at most. One batch always fits, however large."""
+        fits = self._reserved <= others and self._reserved_bytes + size <= WINDOW_BYTES_MAX
         return fits or not self._reserved
 
     def _dispatch(self, batch: Pending) -> None:
@@ -158,6 +168,8 @@ class Delivery:
         metadata = {"producer": self._producer, "seq": batch.seq, **self._settings}
         if len(batch.parts) > 1:
             metadata["slot"] = slot
+        if self._reserved == 1:
+            metadata["alone"] = True
         if batch.trace is not OFF:
             metadata[TRACEPARENT] = batch.trace.traceparent
         batch.sent_on[slot] = stream
@@ -193,7 +205,8 @@ class Delivery:
             if self._on_ack is not None:
                 # Under the lock, so that whoever waits for this ack finds the callback done.
                 self._on_ack(batch.rows, time.monotonic() - batch.sent_at_s)
-            self._state.notify_all()
+            if self._waiters or self._reserved <= self._resumes_at:
+                self._state.notify_all()
 
     def _ended(self, stream: PutStream, error: ProxistError | None) -> None:
         with self._route:

@@ -1,7 +1,7 @@
 """DoPut: one stream of batches for one table, one PutResult per batch, in order.
 
 The handler thread reads, validates, splits and encodes; a thread of the stream writes the acks, so that a client may
-have many batches on their way. Where it has only one, the handler thread does everything. A batch that is refused while the handler waits for the client's next message is
+have many batches on their way. Where it says that it has only one, the handler thread does everything. A batch that is refused while the handler waits for the client's next message is
 answered `{"error": {…}}` in its place, and so is a later ack (`of`) that can never come; the stream then ends with that
 error as its status.
 """
@@ -42,9 +42,6 @@ PENDING_MAX = 1024
 SETTLE_S = 1.0
 """How long a number that does not follow the stream's last waits for what is under way before it is judged."""
 POLL_S = 0.25
-ALONE_NS = 50_000
-"""Where the next batch came that much later than the last ack went out, the client had waited for the ack: a batch that
-it had sent before is there at once. A wrong guess costs speed alone."""
 DO_PUT = f"{FLIGHT_SERVICE}/DoPut"
 
 
@@ -83,12 +80,9 @@ class PutCall:
         self._acks.start()
         try:
             normaliser = self._normaliser(reader.schema)
-            asked_ns = time.perf_counter_ns()
             while (message := _next(reader)) is not None:
                 self._acks.check()
-                waited = time.perf_counter_ns() - asked_ns > ALONE_NS
-                self._take(normaliser, *message, alone=waited and self._count > 0 and self._acks.all_told)
-                asked_ns = time.perf_counter_ns()
+                self._take(normaliser, *message)
         except BaseException:
             self._acks.finish(self._call, follow_ups=False)
             raise
@@ -106,7 +100,7 @@ class PutCall:
             self._invalid.add(error, 0)
             raise
 
-    def _take(self, normaliser: Normaliser, batch: pa.RecordBatch, metadata: bytes | None, *, alone: bool) -> None:
+    def _take(self, normaliser: Normaliser, batch: pa.RecordBatch, metadata: bytes | None) -> None:
         came_ns = time.perf_counter_ns()
         self._call.recheck()
         request = self._in_order(parse_request(metadata, self._table.spec.durability))
@@ -122,7 +116,7 @@ class PutCall:
         self._count += 1
         self._acks.add(put)
         for slot, part in parts.items():
-            self._send(put, slot, part, alone=alone and len(parts) == 1)
+            self._send(put, slot, part, alone=request.alone and len(parts) == 1)
         self._acks.tell()
 
     def _prepare(
@@ -248,6 +242,8 @@ class _Acks:
         self._order: deque[PendingPut] = deque()
         self._open: dict[PendingPut, set[str]] = {}
         self._events: queue.SimpleQueue[tuple[PendingPut, str] | None] = queue.SimpleQueue()
+        self._roused = False
+        """The thread has not yet looked since it was told of a first ack; then it will see every later one too."""
         self._early: list[tuple[PendingPut, str]] = []
         self._error: ProxistError | None = None
         self._gone = False
@@ -266,21 +262,19 @@ class _Acks:
 
     def changed(self, put: PendingPut, level: str | None) -> None:
         """A batch has its last answer, or has climbed. Quick: it only wakes the thread; on the handler's, `tell` follows."""
-        if level is None and threading.get_ident() == self._handler:
+        if level is not None:
+            self._events.put((put, level))
+        elif threading.get_ident() == self._handler:
             self._known_here = True
-        else:
-            self._events.put(None if level is None else (put, level))
+        elif not self._roused:
+            self._roused = True
+            self._events.put(None)
 
     def tell(self) -> None:
         """On the handler's thread: write what became known there."""
         if self._known_here:
             self._known_here = False
             self._write()
-
-    @property
-    def all_told(self) -> bool:
-        """Whether every batch so far has its first ack."""
-        return not self._order
 
     def check(self) -> None:
         """Raises the error of the first batch that was refused, or Unavailable where the client is gone."""
@@ -312,8 +306,10 @@ class _Acks:
     def _run(self) -> None:
         while True:
             event = self._events.get()
-            with self._telling:
-                if event is not None:
+            if event is None:
+                self._roused = False  # before it looks: what comes from now on rouses it again
+            else:
+                with self._telling:
                     self._early.append(event)
             self._write()
             with self._lock:

@@ -10,13 +10,14 @@ from proxist.errors import InvalidArgument
 from proxist_ingest.part import LEVELS, raise_level
 from proxist_ingest.producers import check_name
 
-_KNOWN = ("producer", "seq", "durability", "acks", "slot", "traceparent", "follows")
+_KNOWN = ("producer", "seq", "durability", "acks", "slot", "traceparent", "follows", "alone")
 
 
 @dataclass(frozen=True, slots=True)
 class PutRequest:
     """`level` is what the first ack waits for, `acks` the higher ones that are to follow it. `follows`: the number before
-    was sent, so a shard that does not know the producer has refused it and must not take this one as the first."""
+    was sent, so a shard that does not know the producer has refused it and must not take this one as the first. `alone`:
+    the client has no other batch on its way."""
 
     level: str
     producer: str | None = None
@@ -26,6 +27,7 @@ class PutRequest:
     traceparent: str | None = None
     """W3C context of the caller's span; per batch, since a stream carries the batches of many traces."""
     follows: bool = False
+    alone: bool = False
 
     def to_json(self) -> dict[str, Any]:
         """The metadata that asks another node for the same."""
@@ -60,9 +62,7 @@ def parse_request(metadata: bytes | None, table_level: str) -> PutRequest:
         producer, number = check_name(wire.get("producer"), wire.get("seq"))
     level = raise_level(table_level, wire.get("durability"), "`durability` of the batch")
     carried = wire.get("traceparent")
-    follows = wire.get("follows", False)
-    if not isinstance(follows, bool):
-        raise InvalidArgument(f"`follows` of the batch is {follows!r}, but must be true or false.")
+    follows, alone = (_flag(name, wire) for name in ("follows", "alone"))
     return PutRequest(
         level,
         producer,
@@ -71,7 +71,15 @@ def parse_request(metadata: bytes | None, table_level: str) -> PutRequest:
         _slot(wire.get("slot")),
         carried if isinstance(carried, str) else None,
         follows,
+        alone,
     )
+
+
+def _flag(name: str, wire: dict[str, Any]) -> bool:
+    value = wire.get(name, False)
+    if not isinstance(value, bool):
+        raise InvalidArgument(f"`{name}` of the batch is {value!r}, but must be true or false.")
+    return value
 
 
 def _acks(asked: Any, level: str) -> tuple[str, ...]:
