@@ -125,12 +125,39 @@ class _Rule:
         self._as_is = incoming.field(self._place).type.equals(column.type)
         self._is_list = pa.types.is_list(column.type)
         self._bounds = _bounds(column.type)
+        self._width = None if _is_varied(column.type) or pa.types.is_boolean(column.type) else column.type.byte_width
         is_string = pa.types.is_string(column.type)
         self._longest = (KEY_BYTES_MAX if column.name == spec.key else STRING_BYTES_MAX) if is_string else None
 
     def apply(self, came: list[pa.Array]) -> pa.Array:
         """The column, canonical; the very one that came where it is that. Raises InvalidBatch that names column and row."""
-        array, column = came[self._place], self._column
+        array = came[self._place]
+        if not self._as_is or not self._is_canonical(array):
+            array = self._made_canonical(array)
+        if not len(array):
+            return array
+        if self._bounds is not None:
+            _check_range(array, self._column, self._bounds, self._subject)
+        if self._longest is not None:
+            _check_strings(array, self._column, self._longest, self._subject)
+        return array
+
+    def _is_canonical(self, array: pa.Array) -> bool:
+        """A quick look at the buffers, for what nearly all columns are as they come; False may be wrong."""
+        if array.offset or not len(array):
+            return False
+        validity, first, *rest = array.buffers()
+        if validity is not None:
+            return False
+        if self._width is not None:
+            return bool(first.size == len(array) * self._width)
+        if self._longest is None or rest[0] is None or first.size != (len(array) + 1) * 4:
+            return False
+        ends = np.frombuffer(first, np.int32)
+        return bool(ends.item(0) == 0 and ends.item(len(array)) == rest[0].size)
+
+    def _made_canonical(self, array: pa.Array) -> pa.Array:
+        column = self._column
         if not self._as_is:
             array = _cast(array, column, self._subject)
         if array.null_count and not column.nullable:
@@ -147,14 +174,7 @@ class _Rule:
                 "leave it out.",
                 column=column.name,
             )
-        array = canonical(array)
-        if not len(array):
-            return array
-        if self._bounds is not None:
-            _check_range(array, column, self._bounds, self._subject)
-        if self._longest is not None:
-            _check_strings(array, column, self._longest, self._subject)
-        return array
+        return canonical(array)
 
 
 def _cast(array: pa.Array, column: Column, subject: str) -> pa.Array:
@@ -172,7 +192,7 @@ def _check_range(array: pa.Array, column: Column, bounds: tuple[int, int], subje
     """Instants that ClickHouse cannot hold would come back as others once they are cold: they are refused here."""
     # Of a canonical array: zeroes under nulls, which are inside every bounds.
     integers = np.frombuffer(array.buffers()[1], np.int32 if pa.types.is_date32(array.type) else np.int64)[: len(array)]
-    lowest, highest = int(integers.min()), int(integers.max())
+    lowest, highest = int(np.minimum.reduce(integers)), int(np.maximum.reduce(integers))
     if lowest < bounds[0] or highest > bounds[1]:
         outside = lowest if lowest < bounds[0] else highest
         row = int(np.argmax(integers == outside))
@@ -187,7 +207,7 @@ def _check_range(array: pa.Array, column: Column, bounds: tuple[int, int], subje
 
 def _check_strings(array: pa.Array, column: Column, limit: int, subject: str) -> None:
     ends = np.frombuffer(array.buffers()[1], np.int32)[: len(array) + 1]
-    longest = int((ends[1:] - ends[:-1]).max())
+    longest = int(np.maximum.reduce(ends[1:] - ends[:-1]))
     if longest > limit:
         raise InvalidBatch(
             f"{subject} has a string of {longest} bytes in column {column.name!r}, but {limit} is the limit there. "
@@ -220,7 +240,7 @@ def canonical(array: pa.Array) -> pa.Array:
     if array.null_count or array.offset or not len(array):
         return array.take(pa.array(np.arange(len(array), dtype=np.int64)))
     validity, first, *rest = array.buffers()
-    if not (pa.types.is_list(array.type) or pa.types.is_string(array.type) or pa.types.is_binary(array.type)):
+    if not _is_varied(array.type):
         # Without a copy: only what lies behind the values goes, the rest of a longer batch that this is the start of.
         if validity is None and first.size == len(array) * array.type.byte_width:
             return array
@@ -236,6 +256,11 @@ def canonical(array: pa.Array) -> pa.Array:
         return array
     values = rest[0].slice(0, end) if rest[0] is not None else pa.py_buffer(b"")
     return pa.Array.from_buffers(array.type, len(array), [None, offsets, values])
+
+
+def _is_varied(type_: pa.DataType) -> bool:
+    """Whether values differ in length, so that offsets say where each begins."""
+    return bool(pa.types.is_list(type_) or pa.types.is_string(type_) or pa.types.is_binary(type_))
 
 
 def _canonical_bool(array: pa.Array) -> pa.Array:
