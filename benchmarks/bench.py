@@ -13,7 +13,7 @@ from typing import Any
 import pyarrow as pa
 
 from benchmarks.report import Report
-from benchmarks.rows import SPEC, Rows, make_rows
+from benchmarks.rows import SPEC, Rows, key_names, make_rows
 from proxist.hot.writer import HotSet
 from proxist.model.ids import Epoch, Offset, ShardId
 from proxist.model.table import TableSpec, parse_spec
@@ -76,7 +76,7 @@ class Bench:
     @property
     def one(self) -> str:
         """An ordinary key in the middle."""
-        return self.rows.keys[len(self.rows.keys) // 2]
+        return key_names(self.size.keys)[self.size.keys // 2]
 
 
 def spec_with(name: str = SPEC.name, **more: Any) -> TableSpec:

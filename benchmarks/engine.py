@@ -132,25 +132,28 @@ def gather(rows: Rows, count: int) -> Ask:
 
 def _cliffs(bench: Bench) -> None:
     """S2: many rows on one timestamp, and a key that is long gone, against ordinary keys of the same hot set."""
-    rows, size = bench.rows, bench.size
+    rows = bench.rows
     with filled(iter([rows.table, _tied(rows)]), rows.count + TIED_ROWS, len(rows.keys)) as hot:
         reader = hot.reader()
         try:
-            last = T0_NS + 2 * HOUR_NS
-            for id, what, key in (
-                ("s2.ties", f"as-of among {TIED_ROWS:,} equal timestamps, to an ordinary one", "TIED"),
-                ("s2.far_key", f"as-of of a key last seen {rows.count:,} rows ago, to an ordinary one", rows.far),
-            ):
-                runs = in_turns(
-                    _probing(reader, key, last), _probing(reader, bench.one, last), runs=size.runs, for_s=size.run_s
-                )
-                bench.report.add(id, what, ratios(runs), unit="ratio", budget=at_most(CLIFF))
+            cliff(bench, reader, "s2.ties", f"as-of among {TIED_ROWS:,} equal timestamps", "TIED")
+            far_key(bench, reader, "s2.far_key", rows.count, rows.far)
         finally:
             reader.close()
 
 
-def _probing(reader: HotReader, key: str, time_ns: int) -> Callable[[], HotPart]:
-    op, probes = HotAsof(columns=COLUMNS), Probes(pa.array([key]), np.array([time_ns]))
+def far_key(bench: Bench, reader: HotReader, id: str, rows: int, key: str) -> None:
+    cliff(bench, reader, id, f"as-of of a key last seen {rows:,} rows ago", key)
+
+
+def cliff(bench: Bench, reader: HotReader, id: str, what: str, key: str) -> None:
+    """The time for `key` to that for an ordinary one, both as of after the last row."""
+    runs = in_turns(_probing(reader, key), _probing(reader, bench.one), runs=bench.size.runs, for_s=bench.size.run_s)
+    bench.report.add(id, f"{what}, to an ordinary one", ratios(runs), unit="ratio", budget=at_most(CLIFF))
+
+
+def _probing(reader: HotReader, key: str) -> Callable[[], HotPart]:
+    op, probes = HotAsof(columns=COLUMNS), Probes(pa.array([key]), np.array([T0_NS + 2 * HOUR_NS]))
     return lambda: reader.run(op, probes)
 
 

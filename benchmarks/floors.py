@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import mmap
 import os
 import subprocess
 import sys
@@ -25,6 +26,7 @@ BATCH_ROWS = 1_000
 WINDOW = 64
 PIPELINED_S = 0.3
 SCANNED_BYTES = 1 << 28
+TOUCHED_BYTES = 1 << 27
 
 
 class Floors:
@@ -70,6 +72,21 @@ def measure(bench: Bench, floor: Floors) -> None:
     for id, what, ask in (("floor.scan", "memory scan, one core", scan), ("floor.copy", "memory copy, one core", copy)):
         runs = by_rounds(partial(_bytes_per_s, ask, size.run_s), runs=size.runs)
         report.add(id, what, runs, unit="B/s")
+    report.add("floor.first_touch", "first write to a page of shared memory", by_rounds(first_touch, runs=size.runs))
+
+
+def first_touch() -> float:
+    """Seconds per page of memory that the system has to find first; what grows pays it, what is used again does not."""
+    descriptor = os.memfd_create("first-touch")
+    try:
+        os.ftruncate(descriptor, TOUCHED_BYTES)
+        with mmap.mmap(descriptor, TOUCHED_BYTES) as memory:
+            began = time.perf_counter()
+            for page in range(0, TOUCHED_BYTES, mmap.PAGESIZE):
+                memory[page] = 1
+            return (time.perf_counter() - began) / (TOUCHED_BYTES // mmap.PAGESIZE)
+    finally:
+        os.close(descriptor)
 
 
 def _bytes_per_s(ask: Ask, for_s: float) -> float:

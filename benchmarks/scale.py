@@ -12,7 +12,7 @@ from functools import partial
 from pathlib import Path
 
 from benchmarks.bench import ROW_BYTES, Bench, filled
-from benchmarks.engine import join
+from benchmarks.engine import far_key, join
 from benchmarks.report import at_least, at_most
 from benchmarks.rows import COLUMNS, key_names, stream_rows
 from benchmarks.timing import Ask, Run, in_turns, median, ratios, turning
@@ -42,6 +42,7 @@ def measure(bench: Bench) -> None:
             with _reading(rows, size.keys) as (hot, reader):
                 _sized(bench, reader, rows)
                 grown = _grown(bench, smallest[1], reader)
+                far_key(bench, reader, f"s2.far_key_{rows}", rows, key_names(size.keys)[-1])
                 if rows == min(JOIN_ROWS, size.scale_rows[-1]):
                     join(bench, reader, rows, key_names(size.keys))
                 if rows == size.scale_rows[1]:
