@@ -48,10 +48,11 @@ class Writer:
     """Writes rows as numbered batches. Safe for several threads; numbers follow the calls.
 
     A batch is sent at once and kept until every owner has acked it; `send` blocks where `window` batches (or 64 MiB) are
-    unacked, until a quarter of them is. When a stream breaks, or an owner refuses for a passing reason, the writer asks for the topology and sends
-    what is not acked again under the same numbers, so that nothing is stored twice. It gives up when no batch was acked
-    for `retry_s`, or at once when rows are refused: then every call raises that error, and what was not acked may or may
-    not be stored. A new writer with the same producer name goes on after what every slot has.
+    unacked, until a quarter of the window is free. When a stream breaks, or an owner refuses for a passing reason, the
+    writer asks for the topology and sends what is not acked again under the same numbers, so that nothing is stored twice.
+    It gives up when no batch was acked for `retry_s`, or at once when rows are refused: then every call raises that error,
+    and what was not acked may or may not be stored. A new writer with the same producer name goes on after what every
+    slot has.
 
     `on_ack(rows, seconds)` is called per acked batch, on an ack thread, with the time since the batch was sent,
     before anybody who waits for it goes on; it must be brief and call nothing of the writer.

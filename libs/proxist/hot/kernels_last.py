@@ -31,4 +31,5 @@ slot_of, is_between = part(slot_named), part(named_between)
 
 @part
 def word_of(slot: int, offset: int) -> int:
+    """The word of the row at `slot`."""
     return (offset & _LOW) << 32 | (slot + 1)

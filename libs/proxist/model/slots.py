@@ -31,7 +31,7 @@ def slots_of(keys: pa.Array, slots: int) -> npt.NDArray[np.int64]:
 
 
 class _Remembered(dict[str | None, int]):
-    """key -> slot, for keys that came before: a look-up costs a tenth of a hash from Python."""
+    """key -> slot, for keys that came before: a look-up costs less than a hash from Python."""
 
     def __init__(self, slots: int) -> None:
         super().__init__()

@@ -1,9 +1,9 @@
 """DoPut: one stream of batches for one table, one PutResult per batch, in order.
 
 The handler thread reads, validates, splits and encodes; a thread of the stream writes the acks, so that a client may
-have many batches on their way. Where it says that it has only one, the handler thread does everything. A batch that is refused while the handler waits for the client's next message is
-answered `{"error": {…}}` in its place, and so is a later ack (`of`) that can never come; the stream then ends with that
-error as its status.
+have many batches on their way. Where it says that it has only one, the handler thread does everything. A batch that is
+refused while the handler waits for the client's next message is answered `{"error": {…}}` in its place, and so is a
+later ack (`of`) that can never come; the stream then ends with that error as its status.
 """
 
 from __future__ import annotations
