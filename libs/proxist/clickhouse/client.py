@@ -11,6 +11,7 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 from urllib.parse import unquote, urlsplit
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 from clickhouse_connect.driver.exceptions import ClickHouseError
@@ -238,8 +239,7 @@ class ClickHouse:
             f"WHERE _log >= {low} AND _log <= {high} AND _offset >= {first} AND _offset < {end}{within}",
             timeout_s,
         )
-        order = pc.sort_indices(rows, [("_offset", "ascending"), ("_log", "ascending")])
-        return cold_to_schema(rows, schema).take(order).combine_chunks()
+        return cold_to_schema(rows, schema).take(_offset_order(rows, first, end)).combine_chunks()
 
     def query(
         self,
@@ -383,3 +383,14 @@ def _check_one_block(rows: pa.Table, time: str) -> None:
     first, last = (int(t.value) for t in pc.min_max(rows[time]).values())
     if ddl.partition_of(first) != ddl.partition_of(last):
         raise ValueError(f"one insert is one partition, not {ddl.partition_of(first)} and {ddl.partition_of(last)}")
+
+
+def _offset_order(rows: pa.Table, first: Offset, end: Offset) -> pa.Array:
+    """Indices that bring `rows` of offsets [first, end) into the order of (offset, log)."""
+    at = rows["_offset"].to_numpy() - np.uint64(first)
+    if len(at) == end - first and at.max(initial=0) < len(at):
+        order = np.full(len(at), -1, np.int64)
+        order[at] = np.arange(len(at))
+        if (order >= 0).all():  # each offset once, as nearly always: a tenth of the time that sorting takes
+            return pa.array(order)
+    return pc.sort_indices(rows, [("_offset", "ascending"), ("_log", "ascending")])
