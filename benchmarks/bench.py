@@ -73,7 +73,7 @@ class Bench:
     def rows(self) -> Rows:
         return make_rows(self.size.rows, self.size.keys)
 
-    @property
+    @cached_property
     def one(self) -> str:
         """An ordinary key in the middle."""
         return key_names(self.size.keys)[self.size.keys // 2]
