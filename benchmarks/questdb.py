@@ -60,11 +60,15 @@ def measure(bench: Bench, cluster: LocalCluster) -> None:
         bench.report.absent("s7.questdb", "QuestDB", error)
         return
     root = bench.directory / "questdb"
-    with serving(jar, root, COMMITS["os"]) as server:
-        _load(server, bench.rows)
-        _questions(bench, cluster, server)
-    for level in COMMITS:
-        _ingest(bench, cluster, jar, bench.directory / f"questdb-{level}", level)
+    try:
+        with serving(jar, root / "questions", COMMITS["os"]) as server:
+            _load(server, bench.rows)
+            _questions(bench, cluster, server)
+        for level in COMMITS:
+            _ingest(bench, cluster, jar, root / level, level)
+    finally:
+        shutil.rmtree(root, ignore_errors=True)
+        os.sync()  # else gigabytes of both are written back while the next part is timed
 
 
 def fetch(directory: Path) -> Path:
