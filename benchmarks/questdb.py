@@ -68,7 +68,7 @@ def measure(bench: Bench, cluster: LocalCluster) -> None:
             _ingest(bench, cluster, jar, root / level, level)
     finally:
         shutil.rmtree(root, ignore_errors=True)
-        os.sync()  # else gigabytes of both are written back while the next part is timed
+        os.sync()  # else the next part may be timed while it is written back
 
 
 def fetch(directory: Path) -> Path:
