@@ -13,7 +13,12 @@ from benchmarks.report import amount, verdict
 
 README = Path("README.md")
 BEGIN, END = "<!-- benchmark:begin -->", "<!-- benchmark:end -->"
-PEERS = {"duckdb": "DuckDB", "polars": "polars", "clickhouse": "ClickHouse, embedded", "questdb": "QuestDB, over its wire"}
+PEERS = {
+    "duckdb": "DuckDB",
+    "polars": "polars",
+    "clickhouse": "ClickHouse, embedded",
+    "questdb": "QuestDB, over its wire",
+}
 LINES = {
     "s1.last_by_one_key": "last row of one key, engine",
     "s1.last_by_all_keys": "last row of every key, engine",
